@@ -2,8 +2,6 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use prost::Message as _;
-
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=cri/v1/api.proto");
     println!("cargo::rerun-if-changed=berth/v1/berth.proto");
@@ -14,8 +12,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     prost_build::Config::new().compile_fds(shim)?;
 
     if env::var_os("CARGO_FEATURE_GRPC").is_some() {
-        let all = protox::compile(["cri/v1/api.proto", "berth/v1/berth.proto"], ["."])?;
-        fs::write(out.join("grpc.fds"), all.encode_to_vec())?;
+        let mut compiler = protox::Compiler::new(["."])?;
+        compiler
+            .include_imports(true)
+            .open_files(["cri/v1/api.proto", "berth/v1/berth.proto"])?;
+        // Encoded by protox: prost-types would drop options that it does not know, such as debug_redact.
+        fs::write(out.join("grpc.fds"), compiler.encode_file_descriptor_set())?;
+        let all = compiler.file_descriptor_set();
 
         let mut config = prost_build::Config::new();
         // Stable order on the wire and in print: equal requests have equal bytes.
