@@ -1,0 +1,434 @@
+//! A node: an agent with directories and a network namespace of its own.
+
+mod verbs;
+
+use std::{
+    fs::{self, File},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use berth_proto::{
+    berth::v1::node_client::NodeClient,
+    cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    NetNs,
+    leak::{self, Kind, Scope, Snapshot},
+    programs, wait,
+};
+
+/// From the start of an agent to its first answer; it takes tens of
+/// milliseconds, the rest is for a busy machine.
+const READY: Duration = Duration::from_secs(20);
+/// From SIGTERM to the end of an agent.
+const STOPPED: Duration = Duration::from_secs(20);
+/// Until the kernel has taken down what nobody uses any more.
+const SETTLED: Duration = Duration::from_secs(10);
+/// A call that takes longer than this hangs: nothing here waits for anything slow.
+const CALL: Duration = Duration::from_secs(60);
+
+/// An agent and all that it needs. [`Node::finish`] ends a test; a node that is
+/// dropped without it (a test that failed) prints its log and is torn down by force.
+#[derive(Debug)]
+pub struct Node {
+    home: Option<TempDir>,
+    path: PathBuf,
+    netns: NetNs,
+    agent: Option<Child>,
+    before: Snapshot,
+    config: String,
+}
+
+impl Node {
+    /// Starts an agent with the default configuration.
+    ///
+    /// # Errors
+    /// If the programs are not built, this is not root, or the agent does not answer.
+    pub async fn start() -> Result<Self> {
+        Self::start_with("", &[]).await
+    }
+
+    /// As [`Node::start`], with further lines of configuration and environment.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_with(config: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut node = Self::prepare(config)?;
+        node.launch(environment).await?;
+        Ok(node)
+    }
+
+    /// Makes the directories and the namespace, without an agent.
+    ///
+    /// # Errors
+    /// If the programs are not built or this is not root.
+    pub fn prepare(config: &str) -> Result<Self> {
+        programs::directory()?;
+        // Not below /tmp, which may be memory: layers belong on a disk.
+        let home = tempfile::Builder::new()
+            .prefix("berth-t-")
+            .rand_bytes(8)
+            .tempdir_in("/var/tmp")?;
+        let path = home.path().to_owned();
+        let netns = NetNs::new()?;
+        for part in ["root", "run", "logs"] {
+            fs::create_dir(path.join(part))?;
+        }
+        let mut node = Self {
+            home: Some(home),
+            path,
+            netns,
+            agent: None,
+            before: Snapshot::default(),
+            config: config.to_owned(),
+        };
+        node.write_config()?;
+        node.before = Snapshot::take(&node.scope())?;
+        Ok(node)
+    }
+
+    fn write_config(&self) -> Result<()> {
+        fs::write(self.path.join("config.toml"), &self.config).context("write the configuration")
+    }
+
+    /// Replaces the configuration, for the next start.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn configure(&mut self, config: &str) -> Result<()> {
+        config.clone_into(&mut self.config);
+        self.write_config()
+    }
+
+    /// Starts the agent and waits for its first answer.
+    ///
+    /// # Errors
+    /// If it ends, or does not answer in time.
+    pub async fn launch(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        self.spawn(environment)?;
+        wait::until("the agent answers", READY, || async {
+            Ok(self.version().await.ok())
+        })
+        .await
+        .map_err(|error| match self.agent_state() {
+            Ok(Some(status)) => anyhow::anyhow!("the agent ended: {status}"),
+            _ => error,
+        })?;
+        Ok(())
+    }
+
+    /// Starts the agent without waiting for it.
+    ///
+    /// # Errors
+    /// If it cannot be executed.
+    pub fn spawn(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        ensure!(self.agent.is_none(), "an agent is running already");
+        let programs = programs::directory()?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())?;
+        let child = self.netns.enter(|| {
+            Command::new(programs.join("berth-agent"))
+                .arg("--config")
+                .arg(self.path.join("config.toml"))
+                .arg("--root")
+                .arg(self.path.join("root"))
+                .arg("--run-dir")
+                .arg(self.path.join("run"))
+                .arg("--listen")
+                .arg(self.endpoint())
+                .envs(environment.iter().copied())
+                .env("RUST_BACKTRACE", "1")
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()
+                .context("start berth-agent")
+        })?;
+        self.agent = Some(child);
+        Ok(())
+    }
+
+    /// Whether the agent has ended by itself, and how.
+    ///
+    /// # Errors
+    /// If it cannot be asked after.
+    pub fn agent_state(&self) -> Result<Option<ExitStatus>> {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let Some(child) = &self.agent else {
+            return Ok(None);
+        };
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        // Left for the owner of the child to reap.
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        Ok(match waitid(Id::Pid(pid), flags)? {
+            WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
+            _ => None,
+        })
+    }
+
+    /// `kill -9`, as a crash would have it.
+    ///
+    /// # Errors
+    /// If no agent runs.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.agent.take().context("no agent runs")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Waits until the agent has ended by itself (a failpoint that kills it).
+    ///
+    /// # Errors
+    /// If it still runs when `limit` has passed.
+    pub async fn died(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let status = wait::until("the agent ends", limit, || async { self.agent_state() }).await?;
+        if let Some(mut child) = self.agent.take() {
+            child.wait()?;
+        }
+        Ok(status)
+    }
+
+    /// SIGTERM, and the agent's own end.
+    ///
+    /// # Errors
+    /// If it does not end in time, or with an error.
+    pub async fn stop(&mut self) -> Result<()> {
+        let child = self.agent.as_ref().context("no agent runs")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        let status = self.died(STOPPED).await?;
+        ensure!(status.success(), "the agent ended with {status}");
+        Ok(())
+    }
+
+    /// `kill -9` and a new agent on the same directories.
+    ///
+    /// # Errors
+    /// As [`Node::launch`].
+    pub async fn crash_and_restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.launch(&[]).await
+    }
+
+    /// Ends the test: removes all that the node has, stops the agent and looks
+    /// for what stayed behind.
+    ///
+    /// # Errors
+    /// If something cannot be removed, or stayed.
+    pub async fn finish(mut self) -> Result<()> {
+        self.remove_everything().await?;
+        // Records and kernel must agree while the agent still runs, too.
+        self.settled(&[Kind::Mount, Kind::Cgroup, Kind::File])?;
+        self.stop().await?;
+        self.settled(&[
+            Kind::Mount,
+            Kind::Process,
+            Kind::Cgroup,
+            Kind::Link,
+            Kind::Rule,
+            Kind::File,
+        ])?;
+        self.before = Snapshot::default();
+        if let Some(home) = self.home.take() {
+            home.close().context("remove the node's directories")?;
+        }
+        Ok(())
+    }
+
+    fn settled(&self, kinds: &[Kind]) -> Result<()> {
+        let end = std::time::Instant::now() + SETTLED;
+        loop {
+            let mut left = Snapshot::take(&self.scope())?.since(&self.before);
+            left.retain(|(kind, item)| kinds.contains(kind) && !is_of_the_agent(*kind, item));
+            if left.is_empty() {
+                return Ok(());
+            }
+            if std::time::Instant::now() > end {
+                let lines: Vec<String> = left
+                    .iter()
+                    .map(|(k, item)| format!("  {k} {item}"))
+                    .collect();
+                bail!("left behind:\n{}", lines.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What has been made on this machine since the node was prepared.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub fn traces(&self) -> Result<Vec<(Kind, String)>> {
+        Ok(Snapshot::take(&self.scope())?.since(&self.before))
+    }
+
+    /// How the oracle recognises this node.
+    #[must_use]
+    pub fn scope(&self) -> Scope<'_> {
+        Scope {
+            home: self.path.clone(),
+            netns: &self.netns,
+            marks: vec![self.name()],
+        }
+    }
+
+    /// A name that no other node has; also that of the cgroup above its pods.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Its network namespace.
+    #[must_use]
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// The directory with everything.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the agent and its shims write what they have to say.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.path.join("agent.log")
+    }
+
+    /// What the agent has said so far.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        let bytes = fs::read(self.log_file())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The agent's socket as a URL.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// The agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("run/agent.sock")
+    }
+
+    /// The socket for metrics and health.
+    #[must_use]
+    pub fn metrics_socket(&self) -> PathBuf {
+        self.path.join("run/metrics.sock")
+    }
+
+    /// The agent's process.
+    ///
+    /// # Errors
+    /// If none runs.
+    pub fn agent_pid(&self) -> Result<u32> {
+        Ok(self.agent.as_ref().context("no agent runs")?.id())
+    }
+
+    /// A channel that connects when it is used, and again after a restart.
+    ///
+    /// # Errors
+    /// If the socket's path is not a URL.
+    pub fn channel(&self) -> Result<Channel> {
+        Ok(Endpoint::from_shared(self.endpoint())?
+            .timeout(CALL)
+            .connect_lazy())
+    }
+
+    /// `runtime.v1.RuntimeService`.
+    ///
+    /// # Errors
+    /// As [`Node::channel`].
+    pub fn runtime(&self) -> Result<RuntimeServiceClient<Channel>> {
+        // The limit that every CRI client sets.
+        Ok(RuntimeServiceClient::new(self.channel()?).max_decoding_message_size(16 << 20))
+    }
+
+    /// `runtime.v1.ImageService`.
+    ///
+    /// # Errors
+    /// As [`Node::channel`].
+    pub fn images(&self) -> Result<ImageServiceClient<Channel>> {
+        Ok(ImageServiceClient::new(self.channel()?))
+    }
+
+    /// `berth.v1.Node`.
+    ///
+    /// # Errors
+    /// As [`Node::channel`].
+    pub fn berth(&self) -> Result<NodeClient<Channel>> {
+        Ok(NodeClient::new(self.channel()?))
+    }
+
+    /// Runs `berthctl` against this node.
+    ///
+    /// # Errors
+    /// If it cannot be executed.
+    pub fn ctl(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        let program = programs::directory()?.join("berthctl");
+        self.netns.enter(|| {
+            Command::new(program)
+                .arg("-H")
+                .arg(self.endpoint())
+                .args(arguments)
+                .stdin(Stdio::null())
+                .output()
+                .context("run berthctl")
+        })
+    }
+}
+
+/// What an agent has whether or not it has pods: that ends with the agent.
+fn is_of_the_agent(kind: Kind, item: &str) -> bool {
+    kind == Kind::Mount && item.contains("/run")
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            // Ended already: nothing to kill.
+            drop(child.kill());
+            drop(child.wait());
+        }
+        let Some(home) = self.home.take() else {
+            return;
+        };
+        if let Ok(log) = self.log() {
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines.len().saturating_sub(60);
+            eprintln_tail(&self.name(), &lines[tail..]);
+        }
+        if std::env::var_os("BERTH_KEEP").is_some() {
+            drop(home.keep());
+            return;
+        }
+        leak::force_down(&self.scope(), &self.before);
+        drop(home);
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "the log of a test that failed")]
+fn eprintln_tail(name: &str, lines: &[&str]) {
+    eprintln!("---- log of {name}\n{}\n----", lines.join("\n"));
+}
