@@ -1,3 +1,60 @@
-//! To be written.
+//! One small process per container, and the launcher that starts them.
+//!
+//! The program has three roles, chosen by its first argument, none of them
+//! meant to be typed:
+//!
+//! - `launcher RUN_DIR`: one per agent; creates and pins the namespaces of pods
+//!   and starts shims. It speaks on its standard input and ends with it.
+//! - `shim ID`: one per container; listens on descriptor 3, keeps its exit
+//!   record in the directory behind descriptor 4, and ends with its container.
+//! - `pod-init`: pid 1 of a pod that shares its PID namespace. It is not
+//!   executed but forked from the launcher, since it lives in an empty root.
+//!
+//! Every role is single-threaded: between clone and execve ordinary code runs.
 
-fn main() {}
+mod child;
+mod console;
+mod container;
+mod exec;
+mod exit;
+mod init;
+mod launcher;
+mod log;
+mod process;
+mod serve;
+mod spawn;
+mod stdio;
+mod time;
+mod wire;
+
+use std::{env, ffi::OsString, process::ExitCode};
+
+fn main() -> ExitCode {
+    let mut args = env::args_os().skip(1);
+    let role = args.next().unwrap_or_default();
+    let argument = args.next().unwrap_or_default();
+    match run(&role, argument) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            wire::complain(&format!("{}: {error}", role.display()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(role: &OsString, argument: OsString) -> std::io::Result<()> {
+    // Before anything else: what this process holds is nobody else's business.
+    berth_sys::process::set_undumpable()?;
+    match role.to_str() {
+        Some("launcher") => launcher::run(argument.as_ref()),
+        Some("shim") => serve::run(&argument.to_string_lossy()),
+        _ => Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            concat!(
+                "berth-shim ",
+                env!("CARGO_PKG_VERSION"),
+                " is started by berth-agent, not by hand"
+            ),
+        )),
+    }
+}

@@ -1,1 +1,20 @@
-//! To be written.
+//! Drives shims: starts the launcher, makes pods' namespaces, starts shims and
+//! speaks their protocol.
+//!
+//! The entry points are [`Launcher`] (one per agent) and [`Shim`] (one per
+//! container). Every call has a limit; a shim that does not answer costs its
+//! caller that limit and nobody else anything.
+
+mod connection;
+mod error;
+mod launcher;
+mod program;
+mod record;
+mod shim;
+
+pub use connection::{Connection, Event};
+pub use error::Error;
+pub use launcher::{Launcher, PodDescriptors, PodRequest};
+pub use program::{Program, ProgramSource};
+pub use record::read_exit_record;
+pub use shim::{CreatedContainer, ExecStreams, Shim, ShimProcess};

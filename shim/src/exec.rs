@@ -1,0 +1,217 @@
+//! Further processes in a running container.
+//!
+//! Two clones: the first child enters the container's groups and namespaces, the
+//! second is born in its PID namespace as a child of the shim (CLONE_PARENT), so
+//! that the shim itself never enters anything.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use berth_proto::shim::{Exec, Failure, ProcessPlan};
+use berth_sys::{
+    clone::{self, Request, Side},
+    message, namespace, process,
+    resolve::{self, Scope},
+};
+use nix::libc;
+
+use crate::{
+    child::{self, Word},
+    init,
+    process::{self as steps, Program},
+    stdio::Inside,
+    wire::{Slots, Step as _, invalid},
+};
+
+/// Longest that entering the container and execve may take.
+const LIMIT_MS: i32 = 60_000;
+
+/// Kinds of namespaces that a container can differ in; all are entered at once
+/// through its init's pidfd, those that it shares with the shim being no change.
+const NAMESPACES: i32 = libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
+
+/// A process that was started by an exec.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Starts the process of `exec` in the container of `init`. `join` are the files
+/// through which it enters its groups.
+pub(crate) fn start(
+    exec: &Exec,
+    seccomp: &[u8],
+    init: &OwnedFd,
+    join: Vec<OwnedFd>,
+    slots: &mut Slots,
+) -> Result<Started, Failure> {
+    let plan = exec
+        .process
+        .as_ref()
+        .ok_or_else(|| invalid("the exec has no process"))?;
+    if plan.terminal {
+        return Err(invalid("an exec with a terminal is not possible yet"));
+    }
+    let seccomp = if plan.inherit_seccomp {
+        seccomp
+    } else {
+        &plan.seccomp
+    };
+    let program = Program::prepare(plan)?;
+    let inside = Inside {
+        stdin: stream(slots, exec.stdin_slot)?,
+        stdout: stream(slots, exec.stdout_slot)?,
+        stderr: stream(slots, exec.stderr_slot)?,
+    };
+    let (ours, theirs) = message::pair().step("clone", || "making the handshake".to_owned())?;
+    process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
+    // SAFETY: the line above proved that there is one thread.
+    #[allow(unsafe_code, reason = "cloning is what this file is for")]
+    let side = unsafe { clone::clone3(Request::default()) };
+    match side.step("clone", || "cloning for an exec".to_owned())? {
+        Side::Child => {
+            drop(ours);
+            let failure = enter_and_clone(plan, seccomp, &program, init, join, &inside, &theirs);
+            child::give_up(&theirs, &failure)
+        }
+        Side::Parent { pidfd: first, .. } => {
+            drop((theirs, inside));
+            let started = follow(&ours);
+            // The first child ends by itself; on failure it is made to.
+            if started.is_err() {
+                drop(process::pidfd_send_signal(&first, libc::SIGKILL));
+            }
+            process::wait_pidfd(&first).step("clone", || "reaping the helper".to_owned())?;
+            started
+        }
+    }
+}
+
+fn stream(slots: &mut Slots, slot: i32) -> Result<OwnedFd, Failure> {
+    match u32::try_from(slot) {
+        Ok(slot) => slots.take(slot),
+        Err(_negative) => File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+            .step("clone", || "/dev/null".to_owned()),
+    }
+}
+
+/// The parent's half: the pidfd comes first, "go" is said, then the handshake ends.
+fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
+    let waiting = || "waiting for the exec'd process".to_owned();
+    let pidfd = match child::listen(handshake, LIMIT_MS).step("exec", waiting)? {
+        Word::Ready(fds) => fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| invalid("no pidfd came back"))?,
+        Word::Failed(failure) => return Err(failure),
+        Word::End => return Err(child::died("exec")),
+    };
+    let pid = pid_of(&pidfd).step("exec", || "reading the pid of an exec".to_owned())?;
+    child::say_go(handshake).step("exec", || "waking the exec'd process".to_owned())?;
+    let outcome = match child::listen(handshake, LIMIT_MS).step("exec", waiting) {
+        Ok(Word::End) if child::has_executed(pid).unwrap_or(false) => {
+            return Ok(Started { pid, pidfd });
+        }
+        Ok(Word::Failed(failure)) | Err(failure) => failure,
+        Ok(Word::End | Word::Ready(_)) => child::died("exec"),
+    };
+    drop(process::pidfd_send_signal(&pidfd, libc::SIGKILL));
+    process::wait_pidfd(&pidfd).step("exec", || "reaping a failed exec".to_owned())?;
+    Err(outcome)
+}
+
+/// The pid that a pidfd stands for, in the namespace of this process's procfs.
+fn pid_of(pidfd: &OwnedFd) -> io::Result<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|pid| pid.trim().parse().ok())
+        .filter(|&pid| pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// The first child: enters everything and makes the second.
+fn enter_and_clone(
+    plan: &ProcessPlan,
+    seccomp: &[u8],
+    program: &Program,
+    init: &OwnedFd,
+    join: Vec<OwnedFd>,
+    inside: &Inside,
+    handshake: &OwnedFd,
+) -> Failure {
+    let entered = (|| -> Result<Side, Failure> {
+        for file in join {
+            init::join::move_self(file)
+                .step("cgroup", || "entering the container's groups".to_owned())?;
+        }
+        process::reset_signals().step("clone", || "resetting signals".to_owned())?;
+        namespace::setns(init.as_fd(), NAMESPACES)
+            .step("clone", || "entering the container's namespaces".to_owned())?;
+        let request = Request {
+            flags: libc::CLONE_PARENT as u64,
+            cgroup: None,
+        };
+        // SAFETY: this process is a clone of a single-threaded one and has made no thread.
+        #[allow(unsafe_code, reason = "cloning is what this file is for")]
+        let side = unsafe { clone::clone3(request) };
+        side.step("clone", || "cloning in the container".to_owned())
+    })();
+    match entered {
+        Ok(Side::Child) => {
+            // The shim must hold the pidfd before this process can end.
+            child::await_go(handshake);
+            match prepare(plan, inside) {
+                Ok(()) => init::finish(plan, seccomp, program),
+                Err(failure) => failure,
+            }
+        }
+        Ok(Side::Parent { pidfd, .. }) => {
+            let told = child::say_ready(handshake, &[pidfd.as_raw_fd()]);
+            process::exit_now(i32::from(told.is_err()))
+        }
+        Err(failure) => failure,
+    }
+}
+
+fn prepare(plan: &ProcessPlan, inside: &Inside) -> Result<(), Failure> {
+    process::setsid().step("exec", || "starting a session".to_owned())?;
+    steps::apply_limits(plan)?;
+    let root = File::open("/").step("exec", || "opening the root".to_owned())?;
+    let cwd = resolve::open(
+        &root,
+        Path::new(std::ffi::OsStr::new(
+            std::str::from_utf8(&plan.cwd)
+                .map_err(|error| invalid(format!("working directory: {error}")))?,
+        )),
+        libc::O_PATH | libc::O_DIRECTORY,
+        0,
+        Scope::InRoot,
+    )
+    .step("exec", || {
+        format!("working directory {}", String::from_utf8_lossy(&plan.cwd))
+    })?;
+    process::fchdir(&cwd).step("exec", || "entering the working directory".to_owned())?;
+    for (fd, number) in [
+        (inside.stdin.as_fd(), 0),
+        (inside.stdout.as_fd(), 1),
+        (inside.stderr.as_fd(), 2),
+    ] {
+        init::put(fd, number).step("exec", || "connecting the standard streams".to_owned())?;
+    }
+    Ok(())
+}

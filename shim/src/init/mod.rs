@@ -1,0 +1,135 @@
+//! The child's half: from the clone to execve.
+//!
+//! One file per step, in the order in which they happen:
+//! `join` (groups and namespaces), `rootfs`, `mounts`, `devices`, `masks`, then
+//! the working directory and the standard streams. Then it says "ready" and
+//! waits; what follows (credentials, seccomp, execve) is in [`crate::process`],
+//! which execs share.
+
+mod devices;
+pub(crate) mod join;
+mod masks;
+mod mounts;
+mod rootfs;
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+};
+
+use berth_proto::shim::{Failure, Plan, ProcessPlan};
+use berth_sys::{
+    mount, process,
+    resolve::{self, Scope},
+    terminal,
+};
+
+use crate::{
+    child, console,
+    process::{self as steps, Program},
+    stdio::Inside,
+    wire::{Slots, Step as _, invalid},
+};
+
+/// Never returns: either the program runs or the parent has been told why not.
+pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent: &OwnedFd) -> ! {
+    let failure = match set_up(plan, slots, inside, parent) {
+        Ok((process, program)) => {
+            child::await_go(parent);
+            finish(process, &process.seccomp, &program)
+        }
+        Err(failure) => failure,
+    };
+    child::give_up(parent, &failure)
+}
+
+/// From "go" to the program; returns only what went wrong.
+pub(crate) fn finish(process: &ProcessPlan, seccomp: &[u8], program: &Program) -> Failure {
+    // Before the filter, which may not allow it.
+    let confined = process::cloexec_from(3)
+        .step("exec", || "closing descriptors".to_owned())
+        .and_then(|()| steps::confine(process, seccomp));
+    match confined {
+        Ok(()) => program.execute(),
+        Err(failure) => failure,
+    }
+}
+
+fn set_up<'plan>(
+    plan: &'plan Plan,
+    slots: &mut Slots,
+    inside: Option<Inside>,
+    parent: &OwnedFd,
+) -> Result<(&'plan ProcessPlan, Program), Failure> {
+    let process = plan
+        .process
+        .as_ref()
+        .ok_or_else(|| invalid("the plan has no process"))?;
+    let program = Program::prepare(process)?;
+    // Nodes and directories get exactly the mode that is asked for.
+    process::umask(0);
+    // A session of its own: no signal of the agent's terminal reaches it.
+    process::setsid().step("clone", || "starting a session".to_owned())?;
+    process::reset_signals().step("clone", || "resetting signals".to_owned())?;
+
+    join::groups(plan, slots)?;
+    join::namespaces(plan, slots)?;
+
+    let root = rootfs::assemble(plan, slots)?;
+    mounts::attach_all(&plan.mounts, &root, slots)?;
+    devices::make(&plan.devices, &root)?;
+    let console = if plan.terminal {
+        Some(console::open(&root)?)
+    } else {
+        None
+    };
+    mount::pivot_into(&root).step("mount", || "pivoting into the root".to_owned())?;
+    rootfs::set_propagation(plan)?;
+    let root = resolve::open_path(
+        std::fs::File::open("/").step("mount", || "opening the root".to_owned())?,
+        Path::new(""),
+        Scope::Beneath,
+    )
+    .step("mount", || "opening the root".to_owned())?;
+    // The working directory may have to be made, so before the root is read-only.
+    let cwd = steps::open_cwd(&root, &process.cwd)?;
+    masks::apply(plan, &root)?;
+    rootfs::make_readonly(plan)?;
+
+    steps::apply_limits(process)?;
+    let masters = wire_streams(inside, console)?;
+    process::fchdir(&cwd).step("mount", || "entering the working directory".to_owned())?;
+    drop(cwd);
+    child::say_ready(parent, &child::raw(&masters))
+        .step("clone", || "telling that init is ready".to_owned())?;
+    Ok((process, program))
+}
+
+/// Puts the streams onto 0, 1 and 2 and returns what the parent must get.
+fn wire_streams(
+    inside: Option<Inside>,
+    console: Option<console::Console>,
+) -> Result<Vec<OwnedFd>, Failure> {
+    let step = || "connecting the standard streams".to_owned();
+    if let Some(console) = console {
+        terminal::set_controlling(&console.inside).step("clone", step)?;
+        for number in 0..3 {
+            put(&console.inside, number).step("clone", step)?;
+        }
+        return Ok(vec![console.master]);
+    }
+    let inside = inside.ok_or_else(|| invalid("neither pipes nor a terminal"))?;
+    for (fd, number) in [(&inside.stdin, 0), (&inside.stdout, 1), (&inside.stderr, 2)] {
+        put(fd, number).step("clone", step)?;
+    }
+    Ok(Vec::new())
+}
+
+/// Makes `fd` one of the three standard descriptors.
+pub(crate) fn put(fd: impl AsFd, number: i32) -> std::io::Result<()> {
+    // SAFETY: 0, 1 and 2 are owned by nobody in this program: std only borrows them.
+    #[allow(unsafe_code, reason = "the standard descriptors have no owner")]
+    unsafe {
+        process::dup_onto(fd, number)
+    }
+}

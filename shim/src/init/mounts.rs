@@ -1,0 +1,119 @@
+//! The plan's mounts, each attached by descriptor below the root.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use berth_proto::shim::{Failure, MountStep};
+use berth_sys::{
+    mount::{self, FsContext},
+    resolve::{self, Scope},
+};
+use nix::libc;
+
+use crate::wire::{Slots, Step as _, system};
+
+/// Carries out `steps` in order.
+pub(super) fn attach_all(
+    steps: &[MountStep],
+    root: &OwnedFd,
+    slots: &Slots,
+) -> Result<(), Failure> {
+    for step in steps {
+        attach(step, root, slots)?;
+    }
+    Ok(())
+}
+
+fn attach(step: &MountStep, root: &OwnedFd, slots: &Slots) -> Result<(), Failure> {
+    let tree = if step.bind {
+        Some(bind(step, slots)?)
+    } else {
+        create(step)?
+    };
+    // Optional, and the kernel does not have it.
+    let Some(tree) = tree else {
+        return Ok(());
+    };
+    if step.attr_set | step.attr_clear | step.propagation != 0 {
+        // Propagation first: a tree cloned from a shared mount would carry the
+        // change of attributes nowhere, but later mounts below it would.
+        mount::set_attributes(
+            &tree,
+            step.attr_set,
+            step.attr_clear,
+            step.propagation,
+            step.recursive,
+        )
+        .step("mount", || format!("attributes of {}", step.destination))?;
+    }
+    let target = target(step, root)?;
+    mount::attach(&tree, &target).step("mount", || step.destination.clone())
+}
+
+/// The mount point, made if it is missing.
+fn target(step: &MountStep, root: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let path = Path::new(&step.destination);
+    // What the runtime itself mounts at these places must lie there and not where
+    // a link of the image leads (CVE-2023-27561 and its kin).
+    let own = ["/proc", "/sys", "/dev"]
+        .iter()
+        .any(|place| path.starts_with(place))
+        && !step.bind;
+    let scope = if own { Scope::Beneath } else { Scope::InRoot };
+    let made = if step.file {
+        resolve::make_file(root, path, scope)
+    } else {
+        resolve::make_directories(root, path, 0o755, scope)
+    };
+    made.step("mount", || format!("mount point {}", step.destination))
+}
+
+fn bind(step: &MountStep, slots: &Slots) -> Result<OwnedFd, Failure> {
+    let source = slots.get(step.bind_slot)?;
+    let what = || format!("source of {}", step.destination);
+    if step.bind_subpath.is_empty() {
+        // A clone of its own, since one tree can be attached only once.
+        return mount::clone_tree(source, c"", true).step("mount", what);
+    }
+    let path = Path::new(&step.bind_subpath);
+    let below = resolve::open_path(source, path, Scope::InRoot).step("mount", what)?;
+    mount::clone_tree(below.as_fd(), c"", true).step("mount", what)
+}
+
+fn create(step: &MountStep) -> Result<Option<OwnedFd>, Failure> {
+    let what = || format!("{} for {}", step.fstype, step.destination);
+    let context = match FsContext::open(&step.fstype) {
+        Err(error) if step.optional && error.raw_os_error() == Some(libc::ENODEV) => {
+            return Ok(None);
+        }
+        other => other.step("mount", what)?,
+    };
+    let set = || {
+        if !step.source.is_empty() {
+            context.string("source", &step.source)?;
+        }
+        for option in &step.options {
+            match option.split_once('=') {
+                // The name of a v1 hierarchy is a key of its own in mount data.
+                Some((key, value)) => context.string(key, value)?,
+                None => context.flag(option)?,
+            }
+        }
+        context.mount(step.attr_set)
+    };
+    match set() {
+        Ok(tree) => Ok(Some(tree)),
+        Err(error) if step.optional && error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => {
+            let said = context.complaint();
+            let detail = if said.is_empty() {
+                what()
+            } else {
+                format!("{}: {said}", what())
+            };
+            Err(system("mount", detail, &error))
+        }
+    }
+}

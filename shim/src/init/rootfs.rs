@@ -1,0 +1,110 @@
+//! The container's root: an overlay of its image's layers and its writable layer.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use berth_proto::shim::{Failure, Plan, RootPlan};
+use berth_sys::{
+    mount::{self, FsContext, attr},
+    resolve::{self, Scope},
+};
+use nix::libc;
+
+use crate::wire::{Slots, Step as _, invalid, system};
+
+/// Where the root is attached before it is pivoted into: a directory of the slim
+/// mount namespace's own root, which nobody else sees.
+const STAGING: &str = "/mnt";
+
+/// Mounts the root and returns a descriptor of it.
+pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
+    let root = plan
+        .root
+        .as_ref()
+        .ok_or_else(|| invalid("the plan has no root"))?;
+    let tree = slots.get(root.tree_slot)?;
+    let mount = match (root.layers.as_slice(), root.upper.as_str()) {
+        ([], "") => bind(tree, "")?,
+        ([only], "") => bind(tree, only)?,
+        (_, "") => overlay(root, tree, false)?,
+        _ => overlay(root, tree, true)?,
+    };
+    let staging = std::fs::File::open(STAGING).step("rootfs", || STAGING.to_owned())?;
+    mount::attach(&mount, &staging).step("rootfs", || "attaching the root".to_owned())?;
+    Ok(mount)
+}
+
+fn bind(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
+    let directory = below(tree, path)?;
+    mount::clone_tree(&directory, c"", true)
+        .step("rootfs", || format!("cloning the tree at {path:?}"))
+}
+
+fn below(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    resolve::open(tree, Path::new(path), flags, 0, Scope::Beneath)
+        .step("rootfs", || format!("opening {path}"))
+}
+
+fn overlay(root: &RootPlan, tree: BorrowedFd<'_>, writable: bool) -> Result<OwnedFd, Failure> {
+    let layers = root
+        .layers
+        .iter()
+        .map(|layer| below(tree, layer))
+        .collect::<Result<Vec<_>, _>>()?;
+    let context = FsContext::open("overlay").step("rootfs", || "overlay".to_owned())?;
+    let describe = |error: io::Error| {
+        let said = context.complaint();
+        system("rootfs", format!("overlay: {said}"), &error)
+    };
+    for layer in &layers {
+        lower(&context, layer.as_fd()).map_err(describe)?;
+    }
+    if writable {
+        let upper = below(tree, &root.upper)?;
+        let work = below(tree, &root.work)?;
+        set_directory(&context, "upperdir", upper.as_fd()).map_err(describe)?;
+        set_directory(&context, "workdir", work.as_fd()).map_err(describe)?;
+        if root.volatile {
+            context.flag("volatile").map_err(describe)?;
+        }
+    }
+    context.mount(0).map_err(describe)
+}
+
+fn lower(context: &FsContext, layer: BorrowedFd<'_>) -> io::Result<()> {
+    set_directory(context, "lowerdir+", layer)
+}
+
+/// By descriptor from Linux 6.13 on; before, overlay takes names only, and the
+/// name of a descriptor below /proc/self/fd leads to the very same directory.
+fn set_directory(context: &FsContext, key: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
+    match context.descriptor(key, dir) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            context.string(key, &format!("/proc/self/fd/{}", dir.as_raw_fd()))
+        }
+        other => other,
+    }
+}
+
+/// Sets how mounts of the whole tree tell others, after the pivot.
+pub(super) fn set_propagation(plan: &Plan) -> Result<(), Failure> {
+    match plan.root.as_ref().map_or(0, |root| root.propagation) {
+        0 => Ok(()),
+        flags => mount::set_propagation_path(c"/", flags)
+            .step("rootfs", || "propagation of the root".to_owned()),
+    }
+}
+
+/// Makes the root itself read-only; what is mounted below keeps its own word.
+pub(super) fn make_readonly(plan: &Plan) -> Result<(), Failure> {
+    if !plan.root.as_ref().is_some_and(|root| root.readonly) {
+        return Ok(());
+    }
+    let root = std::fs::File::open("/").step("rootfs", || "/".to_owned())?;
+    mount::set_attributes(&root, attr::RDONLY, 0, 0, false)
+        .step("rootfs", || "making the root read-only".to_owned())
+}

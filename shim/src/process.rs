@@ -1,0 +1,167 @@
+//! The last steps of a process on its way to execve: limits, ids, capabilities,
+//! seccomp, program.
+
+use std::{
+    ffi::{CString, OsStr},
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    path::Path,
+};
+
+use berth_proto::shim::{Failure, ProcessPlan, failure::Kind};
+use berth_sys::{
+    credentials::{self, Capabilities},
+    process,
+    resolve::{self, Scope},
+};
+use nix::libc;
+
+use crate::wire::{Step as _, invalid, system};
+
+/// Searched where the environment has no PATH (execvp(3) in glibc has the same).
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+
+/// Strings in the form that execve wants, made before anything is given up.
+pub(crate) struct Program {
+    args: Vec<CString>,
+    env: Vec<CString>,
+    candidates: Vec<CString>,
+}
+
+impl Program {
+    pub(crate) fn prepare(plan: &ProcessPlan) -> Result<Self, Failure> {
+        let args = strings(&plan.args, "argument")?;
+        let env = strings(&plan.env, "environment")?;
+        let name = plan
+            .args
+            .first()
+            .filter(|name| !name.is_empty())
+            .ok_or_else(|| invalid("no program to execute"))?;
+        let candidates = if name.contains(&b'/') {
+            vec![name.clone()]
+        } else {
+            plan.env
+                .iter()
+                .find_map(|pair| pair.strip_prefix(b"PATH="))
+                .unwrap_or(DEFAULT_PATH)
+                .split(|&byte| byte == b':')
+                .map(|dir| {
+                    // An empty element is the working directory (environ(7)).
+                    let dir = if dir.is_empty() { b".".as_slice() } else { dir };
+                    [dir, b"/", name].concat()
+                })
+                .collect()
+        };
+        let candidates = strings(&candidates, "program")?;
+        Ok(Self {
+            args,
+            env,
+            candidates,
+        })
+    }
+
+    /// Executes the first candidate that can be; returns only if none could.
+    pub(crate) fn execute(&self) -> Failure {
+        let mut worst = libc::ENOENT;
+        let mut detail = self
+            .args
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        for candidate in &self.candidates {
+            let error = process::execve(candidate, &self.args, &self.env);
+            match error.raw_os_error().unwrap_or(libc::EIO) {
+                // Not here; perhaps elsewhere on the PATH.
+                libc::ENOENT | libc::ENOTDIR => {}
+                // Remembered, as execvp(3) does, while the search goes on.
+                libc::EACCES => {
+                    worst = libc::EACCES;
+                    detail = candidate.to_string_lossy().into_owned();
+                }
+                errno => {
+                    worst = errno;
+                    detail = candidate.to_string_lossy().into_owned();
+                    break;
+                }
+            }
+        }
+        Failure {
+            kind: Kind::Execute.into(),
+            step: "exec".to_owned(),
+            errno: worst,
+            detail,
+        }
+    }
+}
+
+fn strings(bytes: &[Vec<u8>], what: &str) -> Result<Vec<CString>, Failure> {
+    bytes
+        .iter()
+        .map(|bytes| {
+            CString::new(bytes.as_slice())
+                .map_err(|error| invalid(format!("{what} with a zero byte: {error}")))
+        })
+        .collect()
+}
+
+/// Opens the working directory below `root`, making it if it is missing: images
+/// may name one that no layer has. Magic links are refused: the directory
+/// `/proc/self/fd/N` would be one of the host's (CVE-2024-21626).
+pub(crate) fn open_cwd(root: &OwnedFd, cwd: &[u8]) -> Result<OwnedFd, Failure> {
+    let path = Path::new(OsStr::from_bytes(cwd));
+    if !path.is_absolute() {
+        return Err(invalid(format!(
+            "working directory {} is not absolute",
+            path.display()
+        )));
+    }
+    resolve::make_directories(root, path, 0o755, Scope::InRoot)
+        .step("rootfs", || format!("working directory {}", path.display()))
+}
+
+/// Applies limits, which need the capabilities that are dropped later.
+pub(crate) fn apply_limits(plan: &ProcessPlan) -> Result<(), Failure> {
+    for limit in &plan.rlimits {
+        credentials::set_rlimit(limit.resource, limit.soft, limit.hard)
+            .step("exec", || format!("limit {}", limit.resource))?;
+    }
+    process::umask(plan.umask.unwrap_or(0o022));
+    Ok(())
+}
+
+/// Gives up what the plan does not grant and installs the filter.
+///
+/// Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter, so it has
+/// to come before the capabilities go; with it, it comes last, where fewest
+/// calls have to be allowed by it.
+pub(crate) fn confine(plan: &ProcessPlan, seccomp: &[u8]) -> Result<(), Failure> {
+    let early = !plan.no_new_privileges && !seccomp.is_empty();
+    let install = || {
+        process::install_seccomp(seccomp, plan.seccomp_flags)
+            .step("exec", || "seccomp filter".to_owned())
+    };
+    if early {
+        install()?;
+    }
+    let wanted = plan.capabilities.unwrap_or_default();
+    let caps = Capabilities {
+        bounding: wanted.bounding,
+        effective: wanted.effective,
+        permitted: wanted.permitted,
+        inheritable: wanted.inheritable,
+        ambient: wanted.ambient,
+    };
+    let failed = |what: &'static str| move |error: io::Error| system("exec", what, &error);
+    credentials::limit_bounding(caps.bounding).map_err(failed("bounding capabilities"))?;
+    credentials::keep_capabilities(true).map_err(failed("keeping capabilities"))?;
+    credentials::set_ids(plan.uid, plan.gid, &plan.groups).map_err(failed("user and groups"))?;
+    credentials::keep_capabilities(false).map_err(failed("keeping capabilities"))?;
+    credentials::set_capabilities(&caps).map_err(failed("capabilities"))?;
+    if plan.no_new_privileges {
+        process::set_no_new_privs().map_err(failed("no_new_privs"))?;
+        if !seccomp.is_empty() {
+            install()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Cloning the container's init and the parent's half of its birth.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use berth_proto::shim::{Failure, NamespaceTarget, Plan, namespace_target::Mode};
+use berth_sys::{
+    clone::{self, Request, Side},
+    message, namespace, process,
+};
+use nix::libc;
+
+use crate::{
+    child::{self, Word},
+    init,
+    log::Stream,
+    stdio::{self, Output, Outside},
+    wire::{Slots, Step as _, invalid},
+};
+
+/// Longest that init may take to set itself up. Mounting may touch storage that
+/// hangs; the agent's own deadline is usually shorter.
+const SETUP_LIMIT_MS: i32 = 120_000;
+/// Longest that execve may take; it reads the program from storage.
+const EXECUTE_LIMIT_MS: i32 = 60_000;
+
+/// An init that has set itself up and waits.
+pub(crate) struct Init {
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) start_ticks: u64,
+    pub(crate) oom_score_adj: i32,
+    pub(crate) oom_score_adj_clamped: bool,
+    pub(crate) outside: Outside,
+    handshake: OwnedFd,
+}
+
+/// The mode of a namespace in the plan; absent means the host's.
+pub(crate) fn mode(target: Option<&NamespaceTarget>) -> Mode {
+    target.map_or(Mode::Host, NamespaceTarget::mode)
+}
+
+/// Clones the init of `plan` and waits until it is ready to execute.
+pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
+    let namespaces = plan
+        .namespaces
+        .as_ref()
+        .ok_or_else(|| invalid("the plan has no namespaces"))?;
+    let io_plan = plan.io.unwrap_or_default();
+    let (inside, mut outside) = if plan.terminal {
+        (None, Outside::default())
+    } else {
+        let (inside, outside) =
+            stdio::pipes(io_plan.stdin).step("clone", || "making pipes".to_owned())?;
+        (Some(inside), outside)
+    };
+    let (ours, theirs) = message::pair().step("clone", || "making the handshake".to_owned())?;
+
+    // A process can never change its own PID namespace, only its children's.
+    if mode(namespaces.pid.as_ref()) == Mode::Join {
+        let slot = namespaces.pid.map(|target| target.slot).unwrap_or_default();
+        namespace::setns(slots.get(slot)?, libc::CLONE_NEWPID)
+            .step("clone", || "joining the pod's PID namespace".to_owned())?;
+    }
+    let mut flags = libc::CLONE_NEWNS as u64;
+    for (target, flag) in [
+        (&namespaces.pid, libc::CLONE_NEWPID),
+        (&namespaces.net, libc::CLONE_NEWNET),
+        (&namespaces.ipc, libc::CLONE_NEWIPC),
+        (&namespaces.uts, libc::CLONE_NEWUTS),
+    ] {
+        if mode(target.as_ref()) == Mode::New {
+            flags |= flag as u64;
+        }
+    }
+    process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
+    // On v2 the child is born in its group: moving it later waits for a grace period.
+    let group = plan
+        .cgroup
+        .iter()
+        .flat_map(|cgroup| &cgroup.dirs)
+        .find(|dir| dir.v2)
+        .map(|dir| dir.slot);
+    let cgroup = group.map(|slot| slots.get(slot)).transpose()?;
+    let request = Request { flags, cgroup };
+    // SAFETY: the line above proved that there is one thread.
+    #[allow(unsafe_code, reason = "cloning is what this file is for")]
+    let side = unsafe { clone::clone3(request) };
+    match side.step("clone", || "cloning the init".to_owned())? {
+        Side::Child => {
+            // With the parent's end open here too, a dead shim would not be noticed.
+            drop((ours, outside));
+            init::run(plan, slots, inside, &theirs)
+        }
+        Side::Parent { pid, pidfd } => {
+            drop((theirs, inside));
+            let ready = await_ready(&ours);
+            let ready = ready.and_then(|fds| {
+                let start_ticks = process::start_ticks(pid)
+                    .step("clone", || "reading the init's start time".to_owned())?;
+                Ok((fds, start_ticks))
+            });
+            let (fds, start_ticks) = match ready {
+                Ok(ready) => ready,
+                Err(failure) => {
+                    abandon(&pidfd);
+                    return Err(failure);
+                }
+            };
+            for master in fds {
+                let output = Output::new(master, Stream::Stdout)
+                    .step("clone", || "taking over the terminal".to_owned())?;
+                outside.outputs.push(output);
+            }
+            let wanted = plan.process.as_ref().and_then(|p| p.oom_score_adj);
+            let (oom_score_adj, oom_score_adj_clamped) = set_oom_score_adj(pid, wanted)
+                .step("clone", || "setting oom_score_adj".to_owned())?;
+            Ok(Init {
+                pid,
+                pidfd,
+                start_ticks,
+                oom_score_adj,
+                oom_score_adj_clamped,
+                outside,
+                handshake: ours,
+            })
+        }
+    }
+}
+
+fn await_ready(handshake: &OwnedFd) -> Result<Vec<OwnedFd>, Failure> {
+    match child::listen(handshake, SETUP_LIMIT_MS).step("clone", || {
+        "waiting for the init to set itself up".to_owned()
+    })? {
+        Word::Ready(fds) => Ok(fds),
+        Word::Failed(failure) => Err(failure),
+        Word::End => Err(child::died("clone")),
+    }
+}
+
+/// Kills and reaps an init that is of no use.
+fn abandon(pidfd: &OwnedFd) {
+    // ESRCH: it is dead already, which is what is wanted.
+    drop(process::pidfd_send_signal(pidfd, libc::SIGKILL));
+    drop(process::wait_pidfd(pidfd));
+}
+
+impl Init {
+    /// Lets the init execute its program and waits until it has.
+    pub(crate) fn execute(&self) -> Result<(), Failure> {
+        child::say_go(&self.handshake).step("exec", || "waking the init".to_owned())?;
+        match child::listen(&self.handshake, EXECUTE_LIMIT_MS)
+            .step("exec", || "waiting for the program to run".to_owned())?
+        {
+            Word::Failed(failure) => Err(failure),
+            Word::End if child::has_executed(self.pid).unwrap_or(false) => Ok(()),
+            Word::End | Word::Ready(_) => Err(child::died("exec")),
+        }
+    }
+}
+
+/// Writes the wish; where the kernel does not allow less than the shim's own
+/// (no CAP_SYS_RESOURCE), takes the least it allows. Returns what holds.
+fn set_oom_score_adj(pid: i32, wanted: Option<i32>) -> io::Result<(i32, bool)> {
+    let own = || -> io::Result<i32> {
+        let text = fs::read_to_string("/proc/self/oom_score_adj")?;
+        Ok(text.trim().parse().unwrap_or(0))
+    };
+    let Some(wanted) = wanted else {
+        return Ok((own()?, false));
+    };
+    let wanted = wanted.clamp(-1000, 1000);
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match fs::write(&path, wanted.to_string()) {
+        Ok(()) => Ok((wanted, false)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let least = own()?;
+            fs::write(&path, least.to_string())?;
+            Ok((least, true))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl std::fmt::Debug for Init {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Init")
+            .field("pid", &self.pid)
+            .field("pidfd", &self.pidfd.as_fd())
+            .finish_non_exhaustive()
+    }
+}

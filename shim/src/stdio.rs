@@ -1,0 +1,149 @@
+//! The container's standard streams: what it gets, and the ends that the shim keeps.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    unistd::pipe2,
+};
+
+use crate::log::{Log, Stream};
+
+/// What an idle stream costs.
+const SMALL_READ: usize = 4 * 1024;
+/// Beyond this larger reads gain nothing (measured against `cat`).
+const LARGE_READ: usize = 128 * 1024;
+/// Room in the pipe once a stream has proven busy. Not from the start: pages of
+/// pipes are limited per user (pipe(7)), and beyond the limit every new pipe
+/// shrinks to one page.
+const LARGE_PIPE: i32 = 256 * 1024;
+/// The default capacity of a pipe.
+const SMALL_PIPE: i32 = 64 * 1024;
+/// Reads in a row before other descriptors get their turn.
+const TURNS: usize = 16;
+
+/// The ends that become descriptors 0, 1 and 2 of the container.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// The ends that the shim keeps.
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    /// Held open so that the container's stdin does not end.
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+/// Pipes for a container without a terminal.
+pub(crate) fn pipes(keep_stdin: bool) -> io::Result<(Inside, Outside)> {
+    let (stdin, stdin_writer) = if keep_stdin {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        (reader, Some(writer))
+    } else {
+        (File::open("/dev/null")?.into(), None)
+    };
+    let (stdout, stdout_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let (stderr, stderr_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let outside = Outside {
+        stdin: stdin_writer,
+        outputs: vec![
+            Output::new(stdout, Stream::Stdout)?,
+            Output::new(stderr, Stream::Stderr)?,
+        ],
+    };
+    let inside = Inside {
+        stdin,
+        stdout: stdout_writer,
+        stderr: stderr_writer,
+    };
+    Ok((inside, outside))
+}
+
+/// One stream of output, read without blocking.
+#[derive(Debug)]
+pub(crate) struct Output {
+    file: File,
+    stream: Stream,
+    /// Empty while idle.
+    buffer: Vec<u8>,
+    wanted: usize,
+    pipe: bool,
+}
+
+/// What a turn of reading found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing more for now.
+    Empty,
+    /// There may be more.
+    More,
+    /// The other side is closed.
+    End,
+}
+
+impl Output {
+    pub(crate) fn new(fd: OwnedFd, stream: Stream) -> io::Result<Self> {
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let pipe = fcntl(&fd, FcntlArg::F_GETPIPE_SZ).is_ok();
+        Ok(Self {
+            file: File::from(fd),
+            stream,
+            buffer: Vec::new(),
+            wanted: SMALL_READ,
+            pipe,
+        })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Reads what is there, within a bound, into the log.
+    pub(crate) fn pump(&mut self, log: &mut Log) -> Turn {
+        for _ in 0..TURNS {
+            self.buffer.resize(self.wanted, 0);
+            match self.file.read(&mut self.buffer) {
+                Ok(0) => return Turn::End,
+                Ok(count) => {
+                    log.write(self.stream, &self.buffer[..count]);
+                    if count == self.wanted && self.wanted < LARGE_READ {
+                        self.resize(self.wanted * 8, LARGE_PIPE);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Turn::Empty,
+                // EIO is how a terminal says that its last user has gone.
+                Err(_) => return Turn::End,
+            }
+        }
+        Turn::More
+    }
+
+    /// Gives back what a busy time had taken.
+    pub(crate) fn idle(&mut self) {
+        if self.wanted > SMALL_READ {
+            self.resize(SMALL_READ, SMALL_PIPE);
+        }
+        self.buffer = Vec::new();
+    }
+
+    fn resize(&mut self, read: usize, pipe: i32) {
+        self.wanted = read.min(LARGE_READ);
+        if self.pipe {
+            // Only a wish: EPERM beyond the user's limit, EBUSY while the pipe is fuller.
+            fcntl(&self.file, FcntlArg::F_SETPIPE_SZ(pipe)).ok();
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+}
