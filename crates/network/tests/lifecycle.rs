@@ -8,8 +8,10 @@
 mod ground;
 
 use std::{
+    fs::{self, File},
     net::TcpListener,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -55,6 +57,8 @@ fn the_rules_read_as_documented() {
     ground.bridge();
     let rules = ground.node.shell("nft list table inet berth0");
     for line in [
+        r#"type filter hook prerouting priority raw; policy accept;"#,
+        r#"iifname "berth0" ip daddr 127.0.0.0/8 drop"#,
         r#"type filter hook forward priority filter; policy accept;"#,
         r#"oifname "berth0" iifname != "berth0" ct state established,related accept"#,
         r#"oifname "berth0" iifname != "berth0" ct status dnat accept"#,
@@ -369,4 +373,81 @@ fn attaching_takes_a_small_part_of_a_pods_time() {
     assert!(median < Duration::from_millis(20), "{median:?}");
     drop(namespaces);
     eventually("all links are gone", || bridge.links().unwrap().is_empty());
+}
+
+#[test]
+fn pods_that_come_and_go_at_once_do_not_disturb_each_other() {
+    let ground = Ground::new();
+    let bridge = ground.bridge();
+    thread::scope(|scope| {
+        for worker in 0..8_u8 {
+            let bridge = &bridge;
+            scope.spawn(move || {
+                for turn in 0..10 {
+                    let (netns, attached) = pod(bridge, 2 + worker * 10 + turn);
+                    let inside = netns.shell("ip -br -4 addr show eth0");
+                    assert!(inside.contains(&attached.address.to_string()), "{inside}");
+                }
+            });
+        }
+    });
+    eventually("all links are gone", || bridge.links().unwrap().is_empty());
+}
+
+#[test]
+fn the_pod_after_the_last_port_is_told_so_and_leaves_nothing() {
+    const PORTS: u32 = 1023;
+    let ground = Ground::new();
+    let bridge = ground.bridge();
+    let netns = Namespace::new();
+    // As many links as there are ports; where their other ends are does not matter.
+    let line = |n| format!("link add p{n} master berth0 type veth peer name q{n}\n");
+    let batch: String = (0..PORTS).map(line).collect();
+    ground
+        .node
+        .shell(&format!("ip -batch - <<'END'\n{batch}END\n"));
+    let id = pod_id(2);
+    let error = bridge
+        .attach(&attach_tracker(), netns.as_fd(), &id, address(2))
+        .unwrap_err();
+    assert!(matches!(error, Error::BridgeFull { .. }), "{error}");
+    assert!(bridge.links().unwrap().is_empty());
+    assert!(!netns.shell("ip -br link").contains("eth0"));
+}
+
+/// A process that holds a user namespace with a network namespace of its own.
+struct UserPod(Child);
+
+impl UserPod {
+    fn new() -> (Self, OwnedFd) {
+        let args = ["--user", "--map-root-user", "--net", "sleep", "60"];
+        let child = Command::new("unshare").args(args).spawn().unwrap();
+        let path = format!("/proc/{}/ns/net", child.id());
+        let pod = Self(child);
+        let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+        eventually("the namespace is there", || {
+            fs::read_link(&path).is_ok_and(|link| link != own)
+        });
+        (pod, File::open(path).unwrap().into())
+    }
+}
+
+impl Drop for UserPod {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_namespace_that_belongs_to_a_pods_user_namespace_is_served_too() {
+    let ground = Ground::new();
+    let bridge = ground.bridge();
+    let (pod, netns) = UserPod::new();
+    let id = pod_id(2);
+    bridge
+        .attach(&attach_tracker(), netns.as_fd(), &id, address(2))
+        .unwrap();
+    drop((pod, netns));
+    eventually("the link is gone", || bridge.links().unwrap().is_empty());
 }

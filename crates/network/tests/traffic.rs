@@ -129,7 +129,6 @@ fn a_pod_reaches_no_service_on_the_nodes_loopback() {
     let ground = Ground::new();
     let bridge = ground.bridge();
     let (a, attached) = pod(&bridge, 2);
-    let (_server, at) = listener(&ground.node, Ipv4Addr::LOCALHOST);
     a.shell(&format!(
         "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet
          ip route del local 127.0.0.0/8 table local dev lo
@@ -137,7 +136,26 @@ fn a_pod_reaches_no_service_on_the_nodes_loopback() {
          ip route add 127.0.0.0/8 via {} src 10.83.0.2",
         attached.gateway
     ));
-    connect(&a, at, SILENCE).expect_err("127/8 from the bridge is not the node's loopback");
+    let service = ground
+        .node
+        .run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))
+        .unwrap();
+    let at = service.local_addr().unwrap();
+    let sender = a.run(|| UdpSocket::bind((address(2), 0))).unwrap();
+    let arrives = |patience| {
+        sender.send_to(b"x", at).unwrap();
+        service.set_read_timeout(Some(patience)).unwrap();
+        service.recv_from(&mut [0; 8]).is_ok()
+    };
+    assert!(!arrives(SILENCE), "the kernel drops it");
+    // As kube-proxy does for its node ports.
+    ground
+        .node
+        .shell("echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet");
+    assert!(!arrives(SILENCE), "our own rule drops it");
+    // The positive control: the rule is what stops it.
+    ground.node.shell("nft delete table inet berth0");
+    assert!(arrives(PATIENCE));
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //!
 //! ```text
 //! table inet berth0 {
+//!     chain prerouting {
+//!         type filter hook prerouting priority raw; policy accept;
+//!         iifname "berth0" ip daddr 127.0.0.0/8 drop
+//!     }
 //!     chain forward {
 //!         type filter hook forward priority filter; policy accept;
 //!         oifname "berth0" iifname != "berth0" ct state established,related accept
@@ -16,6 +20,10 @@
 //!     }
 //! }
 //! ```
+//!
+//! The kernel itself drops what comes from outside for 127/8, but not any more
+//! where somebody has set `route_localnet` for all links, as kube-proxy does
+//! (CVE-2020-8558).
 //!
 //! The node forwards as soon as `ip_forward` is on, so without the drop every
 //! neighbour that routes the subnet to the node would reach all ports of all

@@ -1,5 +1,8 @@
 //! The table as transactions.
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 
 use super::expression::{
@@ -37,14 +40,20 @@ const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
 
+const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_FORWARD: u32 = 2;
 const NF_INET_POST_ROUTING: u32 = 4;
-const PRIORITY_FILTER: u32 = 0;
-const PRIORITY_SRCNAT: u32 = 100;
+/// Before any translation of addresses.
+const PRIORITY_RAW: i32 = -300;
+const PRIORITY_FILTER: i32 = 0;
+const PRIORITY_SRCNAT: i32 = 100;
 const NF_ACCEPT: u32 = 1;
 
+const PREROUTING: &str = "prerouting";
 const FORWARD: &str = "forward";
 const POSTROUTING: &str = "postrouting";
+
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 
 const fn kind(message: u16) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | message
@@ -59,22 +68,23 @@ pub(crate) fn install(socket: &mut Socket, config: &NetworkConfig) -> Result<(),
     batch.push(table(NEW_TABLE, name));
     batch.push(chain(
         name,
+        PREROUTING,
+        "filter",
+        NF_INET_PRE_ROUTING,
+        PRIORITY_RAW,
+    ));
+    batch.push(chain(
+        name,
         FORWARD,
         "filter",
         NF_INET_FORWARD,
         PRIORITY_FILTER,
     ));
-    batch.extend(forward_rules(name));
     if config.masquerade {
-        batch.push(chain(
-            name,
-            POSTROUTING,
-            "nat",
-            NF_INET_POST_ROUTING,
-            PRIORITY_SRCNAT,
-        ));
-        batch.push(masquerade_rule(config));
+        let hook = NF_INET_POST_ROUTING;
+        batch.push(chain(name, POSTROUTING, "nat", hook, PRIORITY_SRCNAT));
     }
+    batch.extend(rules(config));
     transact(socket, "install table", name, batch)
 }
 
@@ -91,17 +101,16 @@ pub(crate) fn is_complete(socket: &mut Socket, config: &NetworkConfig) -> Result
         .string(NFTA_RULE_TABLE, &config.bridge);
     match socket.dump(&request) {
         Ok(replies) => {
-            let wanted = forward_rules(&config.bridge).len() + usize::from(config.masquerade);
-            let rules = replies.iter().filter(|reply| reply.kind == NEW_RULE);
+            let present = replies.iter().filter(|reply| reply.kind == NEW_RULE);
             // Older kernels do not filter a dump by its table.
-            let ours = rules.filter(|reply| {
+            let ours = present.filter(|reply| {
                 reply.split(NFGENMSG).is_some_and(|(_, mut attributes)| {
                     attributes.any(|(kind, value)| {
                         kind == NFTA_RULE_TABLE && crate::netlink::text(value) == config.bridge
                     })
                 })
             });
-            Ok(ours.count() == wanted)
+            Ok(ours.count() == rules(config).len())
         }
         Err(failure) if failure.errno == Errno::ENOENT => Ok(false),
         Err(failure) => Err(Error::netlink(
@@ -112,21 +121,30 @@ pub(crate) fn is_complete(socket: &mut Socket, config: &NetworkConfig) -> Result
     }
 }
 
-fn forward_rules(bridge: &str) -> [Request; 3] {
+fn rules(config: &NetworkConfig) -> Vec<Request> {
+    let bridge = &config.bridge;
     let towards_pods = |r| arrives(leaves(r, Is::Equal, bridge), Is::NotEqual, bridge);
-    [
+    let mut rules = vec![
+        rule(bridge, PREROUTING, |r| {
+            let from_pods = ipv4(arrives(r, Is::Equal, bridge));
+            drop(address(from_pods, Side::Destination, Is::Equal, LOOPBACK))
+        }),
         rule(bridge, FORWARD, |r| accept(established(towards_pods(r)))),
         rule(bridge, FORWARD, |r| accept(published(towards_pods(r)))),
         rule(bridge, FORWARD, |r| drop(towards_pods(r))),
-    ]
-}
-
-fn masquerade_rule(config: &NetworkConfig) -> Request {
-    let subnet = config.subnet;
-    rule(&config.bridge, POSTROUTING, |r| {
-        let r = address(ipv4(r), Side::Source, Is::Equal, subnet);
-        masquerade(address(r, Side::Destination, Is::NotEqual, subnet))
-    })
+    ];
+    if config.masquerade {
+        rules.push(rule(bridge, POSTROUTING, |r| {
+            let from_pods = address(ipv4(r), Side::Source, Is::Equal, config.subnet);
+            masquerade(address(
+                from_pods,
+                Side::Destination,
+                Is::NotEqual,
+                config.subnet,
+            ))
+        }));
+    }
+    rules
 }
 
 fn table(kind: u16, name: &str) -> Request {
@@ -134,13 +152,13 @@ fn table(kind: u16, name: &str) -> Request {
     Request::new(kind, flags, &header(NFPROTO_INET, 0)).string(NFTA_TABLE_NAME, name)
 }
 
-fn chain(table: &str, name: &str, kind: &str, hook: u32, priority: u32) -> Request {
+fn chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Request {
     Request::new(NEW_CHAIN, flags::CREATE, &header(NFPROTO_INET, 0))
         .string(NFTA_CHAIN_TABLE, table)
         .string(NFTA_CHAIN_NAME, name)
         .nest(NFTA_CHAIN_HOOK, |r| {
             r.be32(NFTA_HOOK_HOOKNUM, hook)
-                .be32(NFTA_HOOK_PRIORITY, priority)
+                .be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned())
         })
         .be32(NFTA_CHAIN_POLICY, NF_ACCEPT)
         .string(NFTA_CHAIN_TYPE, kind)
