@@ -156,6 +156,37 @@ pub fn busybox() -> Result<Image> {
     Image::new(&[layer], config)
 }
 
+/// Counts aloud until it is asked to stop, says goodbye and exits with 7.
+const DEMO: &str = "\
+#!/bin/sh
+trap 'echo \"asked to stop after $count counts\"; exit 7' TERM
+count=0
+while :; do
+    count=$((count + 1))
+    echo \"count $count\"
+    usleep 200000
+done
+";
+
+/// What the demo runs: a shell, and a script in a second layer that is stored
+/// without compression.
+///
+/// # Errors
+/// If there is no busybox.
+pub fn demo() -> Result<Image> {
+    let layers = [
+        Layer::gzip(&base(&read_busybox()?))?,
+        Layer::plain(&[Entry::file("bin/count", 0o755, DEMO)])?,
+    ];
+    let config = json!({
+        "Entrypoint": ["/bin/count"],
+        "Env": ["PATH=/bin:/usr/bin"],
+        "StopSignal": "SIGTERM",
+        "Labels": { "org.opencontainers.image.title": "count" },
+    });
+    Image::new(&layers, config)
+}
+
 /// What [`overlaying`] is made of: a gzip layer, and a plain one whose content
 /// depends on what lies below.
 ///

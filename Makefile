@@ -1,0 +1,85 @@
+# Berth: what people and CI type. Every target installs what it needs first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+CARGO ?= cargo
+# A build that would change Cargo.lock is a mistake.
+CARGO_FLAGS ?= --locked
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+BIN := target/berth/bin
+PREFIX ?= /usr
+DESTDIR ?=
+
+.PHONY: build demo test unit integration fmt fmt-check lint audit tools install clean
+
+## build: the release programs, in target/berth/bin
+build:
+	@integration/tools.sh build
+	$(CARGO) build $(CARGO_FLAGS) --release -p berth-agent -p berthctl -p berth-integration
+	RUSTFLAGS="-C target-feature=+crt-static" \
+	    $(CARGO) build $(CARGO_FLAGS) --profile shim -p berth-shim --target $(HOST)
+	@mkdir -p $(BIN)
+	@for program in berth-agent berthctl berth-house; do \
+	    install -m 0755 target/release/$$program $(BIN)/$$program; done
+	@install -m 0755 target/$(HOST)/shim/berth-shim $(BIN)/berth-shim
+
+## demo: a real image in a pod on this machine, from pull to clean end
+demo:
+	@integration/tools.sh demo
+	@$(MAKE) --no-print-directory build
+	@integration/demo/run.sh
+
+## test: format, lints, unit tests, integration tests (as root)
+test:
+	@integration/test.sh
+
+## unit: the tests of the crates, without the programs
+unit:
+	$(CARGO) test $(CARGO_FLAGS) --workspace --exclude berth-integration
+
+## integration: the tests of the real programs (as root)
+integration: build
+	@integration/tools.sh test
+	$(CARGO) test $(CARGO_FLAGS) -p berth-integration -- --test-threads=2
+
+## fmt: format the code
+fmt:
+	$(CARGO) fmt --all
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+## lint: clippy, warnings are errors
+lint:
+	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+## audit: licences, advisories and unused dependencies (installs cargo-deny and cargo-machete)
+audit:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	@command -v cargo-machete >/dev/null || $(CARGO) install --locked cargo-machete
+	$(CARGO) deny check
+	$(CARGO) machete
+
+## tools: what demo and tests need, from Debian's packages
+tools:
+	@integration/tools.sh test
+
+## install: programs, unit and configuration, below DESTDIR
+install: build
+	install -D -m 0755 $(BIN)/berth-agent $(DESTDIR)$(PREFIX)/bin/berth-agent
+	install -D -m 0755 $(BIN)/berth-shim $(DESTDIR)$(PREFIX)/bin/berth-shim
+	install -D -m 0755 $(BIN)/berthctl $(DESTDIR)$(PREFIX)/bin/berthctl
+	install -D -m 0644 deploy/systemd/berth-agent.service \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system/berth-agent.service
+	install -D -m 0644 deploy/systemd/berth-agent.socket \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system/berth-agent.socket
+	@mkdir -p $(DESTDIR)/etc/berth
+	@# The default configuration is printed by the program, so that the two cannot differ.
+	@[ -e $(DESTDIR)/etc/berth/config.toml ] || \
+	    $(BIN)/berth-agent config default >$(DESTDIR)/etc/berth/config.toml
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Installs what the build, the demo and the tests need and this machine lacks.
+#
+#   tools.sh build|demo|test
+#
+# From Debian's packages. The registry and busybox are only unpacked, into
+# target/tools: installing them would start a service and replace the machine's
+# busybox.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+what=${1:-test}
+tools=$PWD/target/tools
+mkdir -p "$tools"
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+[ "$(uname -s)" = Linux ] || fail "Berth runs on Linux only; this is $(uname -s)"
+[ "$(id -u)" = 0 ] || fail "run this as root: namespaces, mounts and control groups need it"
+
+updated=
+apt() {
+    command -v apt-get >/dev/null || fail "$1 is missing and this is not Debian: install it by hand"
+    if [ -z "$updated" ]; then
+        echo "apt-get update"
+        apt-get update -qq >"$tools/apt.log" 2>&1 || fail "apt-get update: see $tools/apt.log"
+        updated=1
+    fi
+}
+
+# A command, and the package that has it.
+need() {
+    command -v "$1" >/dev/null && return
+    apt "$1"
+    echo "apt-get install $2"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" \
+        >"$tools/apt.log" 2>&1 || fail "apt-get install $2: see $tools/apt.log"
+    command -v "$1" >/dev/null || fail "package $2 did not bring $1"
+}
+
+# A file of a package, unpacked below target/tools/debian.
+unpack() {
+    [ -x "$tools/debian/$1" ] && return
+    apt "$1"
+    echo "unpack $2"
+    local there
+    there=$(mktemp -d)
+    (cd "$there" && apt-get download -qq "$2" >"$tools/apt.log" 2>&1) ||
+        fail "apt-get download $2: see $tools/apt.log"
+    dpkg-deb --extract "$there"/"$2"_*.deb "$tools/debian"
+    rm -rf "$there"
+    # Debian 13's packages have /bin below /usr.
+    [ -x "$tools/debian/$1" ] || [ ! -x "$tools/debian/usr/$1" ] ||
+        install -D "$tools/debian/usr/$1" "$tools/debian/$1"
+    [ -x "$tools/debian/$1" ] || fail "package $2 has no $1"
+}
+
+need cc gcc
+# The static C library that the shim is linked with.
+[ -n "$(cc -print-file-name=libc.a | grep /)" ] || { apt libc.a; apt-get install -y -qq libc6-dev >"$tools/apt.log" 2>&1; }
+need make make
+command -v cargo >/dev/null ||
+    fail "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer with rustup"
+[ "$what" = build ] && exit 0
+
+need ip iproute2
+need nft nftables
+need unshare util-linux
+unpack bin/busybox busybox-static
+unpack usr/bin/docker-registry docker-registry
+
+grep -qw overlay /proc/filesystems || modprobe overlay 2>/dev/null ||
+    fail "this kernel has no overlayfs (CONFIG_OVERLAY_FS)"
+grep -q cgroup /proc/self/mounts || fail "no control groups are mounted at /sys/fs/cgroup"
+[ -d /proc/self/ns ] && unshare --net true 2>/dev/null ||
+    fail "network namespaces cannot be created here (is this an unprivileged container?)"
+[ "$what" = demo ] && exit 0
+
+need strace strace
+need git git
+/usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null || {
+    apt python3-grpcio
+    echo "apt-get install python3-grpcio python3-protobuf"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        python3-grpcio python3-protobuf >"$tools/apt.log" 2>&1 ||
+        fail "apt-get install python3-grpcio: see $tools/apt.log"
+}
+
+# The CRI's own client, where there is a Go that can fetch the version it wants.
+if [ ! -x "$tools/crictl" ] && ! command -v crictl >/dev/null; then
+    if command -v go >/dev/null && go version | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'; then
+        echo "go build crictl"
+        (cd integration/client/crictl && go build -trimpath -o "$tools/crictl" \
+            sigs.k8s.io/cri-tools/cmd/crictl) >"$tools/go.log" 2>&1 ||
+            fail "go build crictl: see $tools/go.log"
+    elif [ -n "${CI:-}" ]; then
+        fail "neither crictl nor Go 1.21 is here, and CI must run the crictl steps"
+    else
+        echo "note: neither crictl nor Go 1.21 or newer is here: the crictl steps will not run"
+    fi
+fi
