@@ -27,20 +27,23 @@ pub(super) fn attach_all(
 }
 
 fn attach(step: &MountStep, root: &OwnedFd, slots: &Slots) -> Result<(), Failure> {
+    let created;
     let tree = if step.bind {
-        Some(bind(step, slots)?)
+        // As the agent opened it: the kernel would not clone it again here, since it
+        // comes from another mount namespace.
+        slots.get(step.bind_slot)?
+    } else if let Some(tree) = create(step)? {
+        created = tree;
+        created.as_fd()
     } else {
-        create(step)?
-    };
-    // Optional, and the kernel does not have it.
-    let Some(tree) = tree else {
+        // Optional, and the kernel does not have it.
         return Ok(());
     };
     if step.attr_set | step.attr_clear | step.propagation != 0 {
         // Propagation first: a tree cloned from a shared mount would carry the
         // change of attributes nowhere, but later mounts below it would.
         mount::set_attributes(
-            &tree,
+            tree,
             step.attr_set,
             step.attr_clear,
             step.propagation,
@@ -49,7 +52,7 @@ fn attach(step: &MountStep, root: &OwnedFd, slots: &Slots) -> Result<(), Failure
         .step("mount", || format!("attributes of {}", step.destination))?;
     }
     let target = target(step, root)?;
-    mount::attach(&tree, &target).step("mount", || step.destination.clone())
+    mount::attach(tree, &target).step("mount", || step.destination.clone())
 }
 
 /// The mount point, made if it is missing.
@@ -68,18 +71,6 @@ fn target(step: &MountStep, root: &OwnedFd) -> Result<OwnedFd, Failure> {
         resolve::make_directories(root, path, 0o755, scope)
     };
     made.step("mount", || format!("mount point {}", step.destination))
-}
-
-fn bind(step: &MountStep, slots: &Slots) -> Result<OwnedFd, Failure> {
-    let source = slots.get(step.bind_slot)?;
-    let what = || format!("source of {}", step.destination);
-    if step.bind_subpath.is_empty() {
-        // A clone of its own, since one tree can be attached only once.
-        return mount::clone_tree(source, c"", true).step("mount", what);
-    }
-    let path = Path::new(&step.bind_subpath);
-    let below = resolve::open_path(source, path, Scope::InRoot).step("mount", what)?;
-    mount::clone_tree(below.as_fd(), c"", true).step("mount", what)
 }
 
 fn create(step: &MountStep) -> Result<Option<OwnedFd>, Failure> {

@@ -37,10 +37,15 @@ pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
     Ok(mount)
 }
 
+/// A directory of the tree as the root. The kernel clones only what is mounted in
+/// this namespace, so the tree is attached first; the pivot takes it off again.
 fn bind(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
+    let what = || format!("cloning the tree at {path:?}");
+    mount::set_attributes(tree, 0, 0, libc::MS_PRIVATE, true).step("rootfs", what)?;
+    let staging = std::fs::File::open(STAGING).step("rootfs", || STAGING.to_owned())?;
+    mount::attach(tree, &staging).step("rootfs", what)?;
     let directory = below(tree, path)?;
-    mount::clone_tree(&directory, c"", true)
-        .step("rootfs", || format!("cloning the tree at {path:?}"))
+    mount::clone_tree(&directory, c"", true).step("rootfs", what)
 }
 
 fn below(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {

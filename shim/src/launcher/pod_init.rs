@@ -4,9 +4,13 @@
 //! `/proc/1`: an init left in the host's root would let a container list the
 //! host through `/proc/1/root`. So it has an empty read-only root, no
 //! descriptors, no capabilities, nothing to read (undumpable), and a filter that
-//! leaves it only what waiting takes.
+//! leaves it only what waiting takes. The pod is not said to exist before that.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    os::fd::{FromRawFd as _, OwnedFd},
+    path::Path,
+};
 
 use berth_sys::{
     credentials::{self, Capabilities},
@@ -15,9 +19,11 @@ use berth_sys::{
 };
 use nix::{libc, sys::wait};
 
-/// Never returns: killed with the pod.
-pub(super) fn run() -> ! {
-    let code = match seclude() {
+use crate::init;
+
+/// Never returns: killed with the pod. `parent` closes when it has secluded itself.
+pub(super) fn run(parent: OwnedFd) -> ! {
+    let code = match seclude(parent) {
         Ok(()) => loop {
             // ECHILD returns at once, so sleep until there is something to reap:
             // any new child ends with a SIGCHLD, which ends the pause.
@@ -38,7 +44,7 @@ fn pause() {
     none.suspend().ok();
 }
 
-fn seclude() -> std::io::Result<()> {
+fn seclude(parent: OwnedFd) -> std::io::Result<()> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
     extern "C" fn wake(_: libc::c_int) {}
 
@@ -52,10 +58,15 @@ fn seclude() -> std::io::Result<()> {
     mount::attach(&root, File::open(Path::new("/mnt"))?)?;
     mount::pivot_into(&root)?;
     drop(root);
-    // SAFETY: this process only waits from here on; it uses no descriptor any more.
-    #[allow(unsafe_code, reason = "every descriptor goes, whoever owned it")]
+    init::put(&parent, 0)?;
+    drop(parent);
+    // SAFETY: this process only waits from here on; the owners of these never use them again.
+    #[allow(
+        unsafe_code,
+        reason = "every descriptor but one goes, whoever owned it"
+    )]
     unsafe {
-        process::close_from(0)?;
+        process::close_from(1)?;
     }
     // A handler, since an ignored SIGCHLD would not end the pause.
     let action = SigAction::new(
@@ -77,10 +88,15 @@ fn seclude() -> std::io::Result<()> {
     credentials::set_ids(65_534, 65_534, &[])?;
     credentials::set_capabilities(&Capabilities::default())?;
     process::set_undumpable()?;
-    process::install_seccomp(&filter(), 0)
+    process::install_seccomp(&filter(), 0)?;
+    // The last descriptor: the parent sees its end and knows that all this is done.
+    // SAFETY: as above.
+    #[allow(unsafe_code, reason = "standard input has no owner here")]
+    drop(unsafe { OwnedFd::from_raw_fd(0) });
+    Ok(())
 }
 
-/// Allows wait4, waitid, rt_sigsuspend, rt_sigreturn, exit and exit_group of
+/// Allows wait4, waitid, rt_sigsuspend, rt_sigreturn, close, exit and exit_group of
 /// this machine's own ABI, and kills for everything else.
 fn filter() -> Vec<u8> {
     #[cfg(target_arch = "x86_64")]
@@ -97,6 +113,7 @@ fn filter() -> Vec<u8> {
         libc::SYS_waitid,
         libc::SYS_rt_sigsuspend,
         libc::SYS_rt_sigreturn,
+        libc::SYS_close,
         libc::SYS_exit,
         libc::SYS_exit_group,
     ];

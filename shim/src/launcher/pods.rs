@@ -121,7 +121,7 @@ fn make_namespaces(
         Side::Child => {
             drop(ours);
             match prepare(pod, groups) {
-                Ok(()) => live_on(pod, &theirs),
+                Ok(()) => live_on(pod, theirs),
                 Err(failure) => child::give_up(&theirs, &failure),
             }
         }
@@ -137,7 +137,15 @@ fn make_namespaces(
             };
             let pinned = pinned.and_then(|()| {
                 if pod.new_pid {
-                    child::say_go(&ours).step("netns", || "waking the pod's init".to_owned())?;
+                    let what = || "waiting for the pod's init to seclude itself".to_owned();
+                    child::say_go(&ours).step("netns", what)?;
+                    child::listen(&ours, LIMIT_MS).step("netns", what)?;
+                    if process::try_wait_pidfd(&pidfd)
+                        .step("netns", what)?
+                        .is_some()
+                    {
+                        return Err(child::died("netns"));
+                    }
                 }
                 Ok(())
             });
@@ -170,13 +178,13 @@ fn prepare(pod: &CreatePod, groups: Vec<OwnedFd>) -> Result<(), Failure> {
 }
 
 /// The namespaces exist; the maker ends once they are pinned, or becomes the pod's init.
-fn live_on(pod: &CreatePod, parent: &OwnedFd) -> ! {
-    if child::say_ready(parent, &[]).is_err() {
+fn live_on(pod: &CreatePod, parent: OwnedFd) -> ! {
+    if child::say_ready(&parent, &[]).is_err() {
         process::exit_now(1);
     }
-    child::await_go(parent);
+    child::await_go(&parent);
     if pod.new_pid {
-        pod_init::run()
+        pod_init::run(parent)
     } else {
         process::exit_now(0)
     }
