@@ -37,10 +37,12 @@ pub struct Bridge {
     pub(crate) config: NetworkConfig,
     pub(crate) host: OwnedFd,
     node: Mutex<Node>,
+    /// For those who only look, so that a long list keeps no pod waiting.
+    looking: Mutex<Socket>,
 }
 
-/// One socket for all: the kernel's network lock lets only one request work at
-/// a time anyway.
+/// One socket for all changes: the kernel's network lock lets only one request
+/// work at a time anyway.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) route: Socket,
@@ -77,14 +79,22 @@ impl Bridge {
             return Err(first.into());
         }
         let host = namespace::current()?;
-        let route = Socket::open(Protocol::Route)
-            .map_err(|errno| Error::netlink("open socket for", &config.bridge, errno))?;
+        let open = || {
+            Socket::open(Protocol::Route)
+                .map_err(|errno| Error::netlink("open socket for", &config.bridge, errno))
+        };
         let node = Mutex::new(Node {
-            route,
+            route: open()?,
             index: 0,
             mtu: 0,
         });
-        Ok(Self { config, host, node })
+        let looking = Mutex::new(open()?);
+        Ok(Self {
+            config,
+            host,
+            node,
+            looking,
+        })
     }
 
     /// The configuration that it was opened with.
@@ -152,14 +162,15 @@ impl Bridge {
     /// # Errors
     /// What the kernel refused to tell.
     pub fn is_intact(&self) -> Result<bool, Error> {
-        let mut node = self.node();
-        let Some(link) = link::find(&mut node.route, &self.config.bridge)? else {
+        let index = self.node().index;
+        let mut socket = self.looking();
+        let Some(link) = link::find(&mut socket, &self.config.bridge)? else {
             return Ok(false);
         };
         let in_place = link.up
-            && link.index == node.index
-            && address::of_link(&mut node.route, link.index)?.contains(&self.gateway());
-        drop(node);
+            && link.index == index
+            && address::of_link(&mut socket, index)?.contains(&self.gateway());
+        drop(socket);
         Ok(in_place && nft::is_complete(&mut self.nft_socket()?, &self.config)?)
     }
 
@@ -168,9 +179,8 @@ impl Bridge {
     /// # Errors
     /// What the kernel refused to tell.
     pub fn links(&self) -> Result<Vec<PodLink>, Error> {
-        let mut node = self.node();
-        let links = link::list(&mut node.route)?;
-        Ok(self.pod_links(&links, node.index).collect())
+        let links = link::list(&mut self.looking())?;
+        Ok(self.pod_links(&links).collect())
     }
 
     /// Deletes the link of a pod whose namespace somebody still holds. Returns
@@ -183,15 +193,12 @@ impl Bridge {
     /// [`Error::PodId`], or what the kernel refused.
     pub fn purge(&self, pod_id: &str) -> Result<bool, Error> {
         let interface = podlink::name(pod_id)?;
-        let mut node = self.node();
-        let index = node.index;
-        let Some(link) = link::find(&mut node.route, &interface)? else {
-            return Ok(false);
-        };
-        let ours = PodLink::of(&link, &self.config.bridge, index);
-        if !ours.is_some_and(|link| link.belongs_to(pod_id)) {
+        let links = self.links()?;
+        let ours = links.iter().any(|link| link.belongs_to(pod_id));
+        if !ours {
             return Ok(false);
         }
+        let mut node = self.node();
         delete(&mut node.route, &interface)
     }
 
@@ -232,6 +239,10 @@ impl Bridge {
     pub(crate) fn node(&self) -> MutexGuard<'_, Node> {
         // A panic cannot leave it torn: stale answers are told by their number.
         self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looking(&self) -> MutexGuard<'_, Socket> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn gateway(&self) -> Ipv4Net {
@@ -314,7 +325,7 @@ impl Bridge {
     fn reattach(&self, node: &mut Node, links: &[Link]) -> Result<usize, Error> {
         let index = node.index;
         let mut count = 0;
-        for pod in self.pod_links(links, index) {
+        for pod in self.pod_links(links) {
             let lost = links
                 .iter()
                 .any(|link| link.index == pod.index && link.master.is_none());
@@ -334,14 +345,13 @@ impl Bridge {
         Ok(count)
     }
 
-    fn pod_links<'a>(
-        &'a self,
-        links: &'a [Link],
-        index: u32,
-    ) -> impl Iterator<Item = PodLink> + 'a {
+    fn pod_links<'a>(&'a self, links: &'a [Link]) -> impl Iterator<Item = PodLink> + 'a {
+        let name = &self.config.bridge;
+        let bridge = links.iter().find(|link| link.name == *name);
+        let index = bridge.map_or(0, |link| link.index);
         links
             .iter()
-            .filter_map(move |link| PodLink::of(link, &self.config.bridge, index))
+            .filter_map(move |link| PodLink::of(link, name, index))
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
 pub(crate) const IFLA_GROUP: u16 = 27;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_EXT_MASK: u16 = 29;
+/// Statistics are most of a link's description and nothing to a list.
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -136,10 +139,11 @@ pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Erro
     }
 }
 
-/// All links of the socket's namespace.
+/// All links of the socket's namespace, without their statistics.
 pub(crate) fn list(socket: &mut Socket) -> Result<Vec<Link>, Error> {
     const OPERATION: &str = "list links";
-    let request = Request::unacknowledged(RTM_GETLINK, flags::DUMP, &header(0, State::AsIs));
+    let request = Request::unacknowledged(RTM_GETLINK, flags::DUMP, &header(0, State::AsIs))
+        .u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
     let replies = socket
         .dump(&request)
         .map_err(|failure| Error::netlink(OPERATION, "", failure))?;

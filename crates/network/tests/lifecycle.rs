@@ -12,6 +12,7 @@ use std::{
     net::TcpListener,
     os::fd::{AsFd as _, OwnedFd},
     process::{Child, Command},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -24,9 +25,10 @@ fn attach_tracker() -> Tracker {
     Tracker::unobserved("attach")
 }
 
-/// Waits for what the kernel does in its own time, such as ending a namespace.
+/// Waits for what the kernel does in its own time, such as ending a namespace:
+/// one batch after another, those of the other tests included.
 fn eventually(what: &str, mut check: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !check() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         thread::sleep(Duration::from_millis(5));
@@ -124,6 +126,9 @@ fn a_link_goes_with_its_namespace() {
     };
     assert_eq!(*id, pod_id(2));
     assert_eq!(*pod_id_part, id[..11]);
+    // The next agent knows them before it has set anything up.
+    let next = ground.open(NetworkConfig::default());
+    assert_eq!(next.links().unwrap(), found);
     drop(a);
     eventually("the link of the dropped pod is gone", || {
         bridge.links().unwrap().len() == 1
@@ -392,6 +397,38 @@ fn pods_that_come_and_go_at_once_do_not_disturb_each_other() {
         }
     });
     eventually("all links are gone", || bridge.links().unwrap().is_empty());
+}
+
+#[test]
+fn links_can_be_listed_while_many_come_and_go() {
+    let ground = Ground::new();
+    let bridge = ground.bridge();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3 {
+                let pods: Vec<_> = (2..100).map(|number| pod(&bridge, number)).collect();
+                drop(pods);
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            bridge.links().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_bridge_that_the_administrator_made_is_used_and_left() {
+    let ground = Ground::new();
+    ground.node.shell("ip link add berth0 type bridge");
+    let bridge = ground.open(NetworkConfig::default());
+    assert!(!bridge.ensure().unwrap().created);
+    let (netns, _) = pod(&bridge, 2);
+    drop(netns);
+    assert!(bridge.remove().unwrap());
+    let left = ground.node.shell("ip -br link; nft list ruleset");
+    assert!(left.contains("berth0") && !left.contains("table"), "{left}");
 }
 
 #[test]

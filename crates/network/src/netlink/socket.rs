@@ -2,6 +2,7 @@
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
+    thread,
     time::Duration,
 };
 
@@ -30,8 +31,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const BUFFER: usize = 32 * 1024;
 
 /// A dump that changed under the kernel's hands is marked so and asked for
-/// again; pods come and go all the time on a busy node.
-const DUMP_ATTEMPTS: usize = 8;
+/// again, after pauses that double from one millisecond: when a node is
+/// drained, hundreds of links go within a second.
+const DUMP_ATTEMPTS: u32 = 10;
 
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
@@ -104,6 +106,7 @@ impl Socket {
         }
         self.send(&datagram)?;
         let mut replies = Vec::new();
+        let mut torn = None;
         while pending > 0 {
             let length = self.receive()?;
             for raw in Messages(&self.buffer[..length]) {
@@ -112,8 +115,10 @@ impl Socket {
                 let Some(request) = position.ok().filter(|&at| at < requests.len()) else {
                     continue;
                 };
+                // Read on to the end all the same: a socket has one dump at a
+                // time, and the next would fail with EBUSY.
                 if raw.flags & FLAG_DUMP_INTERRUPTED != 0 {
-                    return Err(Failure {
+                    torn = Some(Failure {
                         request,
                         errno: Errno::EAGAIN,
                     });
@@ -130,17 +135,18 @@ impl Socket {
                 }
             }
         }
-        Ok(replies)
+        torn.map_or(Ok(replies), Err)
     }
 
     /// All objects that one request lists.
     pub(crate) fn dump(&mut self, request: &Request) -> Result<Vec<Reply>, Failure> {
         let mut last = Failure::from(Errno::EAGAIN);
-        for _ in 0..DUMP_ATTEMPTS {
+        for attempt in 0..DUMP_ATTEMPTS {
             match self.call(&mut [request.clone()]) {
                 Err(failure) if failure.errno == Errno::EAGAIN => last = failure,
                 result => return result,
             }
+            thread::sleep(Duration::from_millis(1 << attempt));
         }
         Err(last)
     }
