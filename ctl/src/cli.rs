@@ -86,7 +86,7 @@ pub(crate) enum Verb {
     /// What this node is and how it does
     Info,
     /// List pods
-    #[command(visible_alias = "pod")]
+    #[command(alias = "pod")]
     Pods(verb::pods::Args),
     /// List containers
     #[command(alias = "containers")]

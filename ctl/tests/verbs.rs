@@ -4,7 +4,12 @@
 
 mod fake;
 
-use std::{fs, io::Write as _, process::Stdio, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, Read as _, Write as _},
+    process::Stdio,
+    time::Duration,
+};
 
 use berth_proto::{berth::v1 as berth, cri};
 use fake::{Fake, Ran, berthctl};
@@ -387,6 +392,55 @@ fn following_ends_when_the_container_has_exited() {
     assert_eq!(fake.ctl(&["logs", "-f", "web"]).ok(), "one\ntwo\n");
 }
 
+#[test]
+fn following_survives_an_agent_that_is_killed_and_replaced() {
+    let fake = node(true);
+    fake.hang(&format!("{NODE}/Wait"));
+    let path = fake.dir().join("web.log");
+    fs::write(&path, "2026-11-21T05:00:00Z stdout F one\n").unwrap();
+    let mut child = fake
+        .command(&["logs", "-f", "web"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    assert_eq!(first, "one\n");
+    until(|| fake.calls().contains(&"Wait".to_owned()));
+
+    let dir = fake.kill();
+    let mut log = fs::File::options().append(true).open(&path).unwrap();
+    log.write_all(b"2026-11-21T05:00:01Z stdout F two\n")
+        .unwrap();
+    let mut second = String::new();
+    out.read_line(&mut second).unwrap();
+    assert_eq!(second, "two\n");
+
+    let fake = Fake::start_in(dir);
+    fake.on(&format!("{NODE}/Wait"), |_: berth::WaitRequest| {
+        Ok(berth::WaitResponse::default())
+    });
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((rest.as_str(), output.status.code()), ("", Some(0)));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+/// Waits for something that happens within milliseconds.
+#[track_caller]
+fn until(happened: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if happened() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not happen within five seconds");
+}
+
 /// A node with our own calls that runs what it is asked to; its exit code is 7.
 fn runner() -> Fake {
     let fake = node(true);
@@ -433,6 +487,53 @@ fn run_shows_the_output_and_exits_with_the_containers_code() {
         (7, "echo -n --rm\n", "")
     );
     assert_eq!(fake.ctl(&["run", "-d", "alpine"]).ok(), format!("{WEB}\n"));
+}
+
+#[test]
+fn the_first_signal_stops_and_the_second_kills() {
+    let fake = runner();
+    let graces = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = std::sync::Arc::clone(&graces);
+    fake.on(
+        &format!("{RUNTIME}/StopContainer"),
+        move |request: cri::StopContainerRequest| {
+            told.lock().unwrap().push(request.timeout);
+            Ok(cri::StopContainerResponse {})
+        },
+    );
+    let seen = std::sync::Arc::clone(&graces);
+    // An agent that is away until the container was killed.
+    fake.on(&format!("{NODE}/Wait"), move |_: berth::WaitRequest| {
+        if seen.lock().unwrap().contains(&0) {
+            Ok(berth::WaitResponse {
+                exit_code: 137,
+                ..Default::default()
+            })
+        } else {
+            Err(Status::unavailable("restarting"))
+        }
+    });
+    let child = fake
+        .command(&["run", "alpine", "sleep"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until(|| fake.calls().contains(&"Wait".to_owned()));
+    let interrupt = || {
+        let status = std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    };
+    interrupt();
+    until(|| *graces.lock().unwrap() == [10]);
+    interrupt();
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (137, "sleep\n"));
+    assert_eq!(*graces.lock().unwrap(), [10, 0]);
+    assert!(ran.err.contains("once more kills it"), "{}", ran.err);
 }
 
 #[test]

@@ -21,8 +21,8 @@ const NONE: &str = "<none>";
 pub(crate) struct Args {
     /// Only images of this repository, or with this reference
     repository: Option<String>,
-    /// Images without a name, too
-    #[arg(short, long)]
+    /// Nothing is hidden anyhow; taken because people type it
+    #[arg(short, long, hide = true)]
     all: bool,
     /// Only ids
     #[arg(short, long)]
@@ -36,14 +36,9 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
     let connection = context.connect().await?;
     let mut images = listing::images(&connection, None).await?;
     images.sort_by(|a, b| (&a.repo_tags, &a.id).cmp(&(&b.repo_tags, &b.id)));
-    images.retain(|image| {
-        let named = !image.repo_tags.is_empty() || !image.repo_digests.is_empty();
-        (named || args.all || args.repository.is_none())
-            && args
-                .repository
-                .as_deref()
-                .is_none_or(|wanted| rows(image).iter().any(|row| fits(row, wanted)))
-    });
+    if let Some(wanted) = args.repository.as_deref() {
+        images.retain(|image| rows(image).iter().any(|row| fits(row, wanted)));
+    }
     if args.quiet {
         for image in &images {
             output::line(&image.id)?;

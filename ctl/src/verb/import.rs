@@ -83,24 +83,25 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
     let mut client = connection.node();
     let request = connection.open_ended(ReceiverStream::new(receiver));
     // A stream that ends is a whole image to the agent. So it must not end
-    // when reading fails: this holder keeps it open, and leaving the select
-    // drops the call, which cancels it.
-    let holder = sender;
+    // when reading fails: this holder keeps it open until the call has been
+    // dropped, which cancels it.
+    let mut holder = Some(sender);
     let sending = client.import(request);
-    let answer = tokio::select! {
-        answer = async {
-            let mut sending = std::pin::pin!(sending);
-            tokio::select! {
-                early = &mut sending => return early,
-                done = failure => match done {
-                    Ok(Ok(())) => drop(holder),
-                    Ok(Err(error)) => return Err(tonic::Status::data_loss(error.to_string())),
-                    Err(_panicked) => return Err(tonic::Status::data_loss("reading stopped")),
-                },
-            }
-            sending.await
-        } => answer,
+    let answer = {
+        let mut sending = std::pin::pin!(sending);
+        tokio::select! {
+            early = &mut sending => early,
+            done = failure => match done {
+                Ok(Ok(())) => {
+                    holder = None;
+                    sending.await
+                }
+                Ok(Err(error)) => Err(tonic::Status::data_loss(error.to_string())),
+                Err(_panicked) => Err(tonic::Status::data_loss("reading stopped")),
+            },
+        }
     };
+    drop(holder);
     bar.finish_and_clear();
     drop(reader);
     let images = answer

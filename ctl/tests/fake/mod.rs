@@ -28,6 +28,7 @@ type Answer = Box<dyn FnMut(&[Bytes]) -> Result<Vec<Bytes>, Status> + Send>;
 pub(crate) struct Fake {
     answers: Arc<Mutex<HashMap<String, Answer>>>,
     calls: Arc<Mutex<Vec<String>>>,
+    hanging: Arc<Mutex<Vec<String>>>,
     dir: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
 }
@@ -35,7 +36,13 @@ pub(crate) struct Fake {
 impl Fake {
     /// Starts to listen.
     pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Starts to listen where another one did.
+    pub(crate) fn start_in(dir: tempfile::TempDir) -> Self {
+        let socket = dir.path().join("agent.sock");
+        drop(std::fs::remove_file(&socket));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -43,13 +50,15 @@ impl Fake {
             .unwrap();
         let answers = Arc::new(Mutex::new(HashMap::new()));
         let calls = Arc::new(Mutex::new(Vec::new()));
+        let hanging = Arc::new(Mutex::new(Vec::new()));
         let listener = {
             let _guard = runtime.enter();
-            tokio::net::UnixListener::bind(dir.path().join("agent.sock")).unwrap()
+            tokio::net::UnixListener::bind(socket).unwrap()
         };
         let service = Service {
             answers: Arc::clone(&answers),
             calls: Arc::clone(&calls),
+            hanging: Arc::clone(&hanging),
         };
         let server = tonic::transport::Server::builder()
             .add_service(Named::<0>(service.clone()))
@@ -60,6 +69,7 @@ impl Fake {
         Self {
             answers,
             calls,
+            hanging,
             dir,
             runtime,
         }
@@ -100,6 +110,11 @@ impl Fake {
         self
     }
 
+    /// Never answers a method.
+    pub(crate) fn hang(&self, method: &str) {
+        self.hanging.lock().unwrap().push(format!("/{method}"));
+    }
+
     /// The methods that were called, in order, without their services.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
@@ -128,7 +143,6 @@ impl Fake {
     }
 
     /// The runtime goes away, as if killed.
-    #[allow(dead_code, reason = "not every test file needs it")]
     pub(crate) fn kill(self) -> tempfile::TempDir {
         self.runtime
             .shutdown_timeout(std::time::Duration::from_secs(5));
@@ -176,6 +190,7 @@ impl Ran {
 struct Service {
     answers: Arc<Mutex<HashMap<String, Answer>>>,
     calls: Arc<Mutex<Vec<String>>>,
+    hanging: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Clone)]
@@ -233,6 +248,9 @@ impl StreamingService<Bytes> for Method {
             let mut requests = Vec::new();
             while let Some(message) = stream.message().await? {
                 requests.push(message);
+            }
+            if service.hanging.lock().unwrap().contains(&method) {
+                std::future::pending::<()>().await;
             }
             let mut answers = service.answers.lock().unwrap();
             let answer = answers

@@ -2,10 +2,7 @@
 
 mod request;
 
-use std::{
-    io::{self, BufWriter},
-    time::Duration,
-};
+use std::io::{self, BufWriter};
 
 use berth_proto::berth::v1 as berth;
 use tokio::signal::unix::{SignalKind, signal};
@@ -277,8 +274,6 @@ async fn stop_on_signal(connection: &Connection, id: &str) -> Failure {
         });
         drop(stopping);
         grace = 0;
-        // A held key is one signal.
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
