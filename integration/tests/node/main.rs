@@ -1,0 +1,26 @@
+//! The programs, from outside. One test binary: linking is most of the time
+//! that tests take to build.
+//!
+//! Every test has a node of its own and ends with the leak oracle
+//! ([`berth_integration::Node::finish`]).
+
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no outside")]
+
+mod bad_input;
+mod client_crictl;
+mod client_ctl;
+mod client_python;
+mod exec;
+mod exit;
+mod failpoints;
+mod fixture;
+mod images;
+mod lifecycle;
+mod logs;
+mod network;
+mod registry;
+mod restart;
+mod sandbox;
+mod security;
+mod serving;
+mod telemetry;

@@ -1,0 +1,81 @@
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+
+use anyhow::Result;
+use berth_integration::{Node, metrics};
+use berth_proto::cri;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_is_that_of_the_cri_and_of_berth() -> Result<()> {
+    let node = Node::start().await?;
+    let version = node.version().await?;
+    assert_eq!(version.runtime_api_version, "v1");
+    assert_eq!(version.runtime_name, "berth");
+    assert!(!version.runtime_version.is_empty());
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_is_ready_and_says_what_it_can() -> Result<()> {
+    let node = Node::start().await?;
+    let request = cri::StatusRequest { verbose: true };
+    let response = node.runtime()?.status(request).await?.into_inner();
+    for kind in ["RuntimeReady", "NetworkReady"] {
+        let conditions = &response.status.as_ref().unwrap().conditions;
+        let condition = conditions.iter().find(|c| c.r#type == kind);
+        assert!(
+            condition.is_some_and(|c| c.status),
+            "{kind}: {conditions:?}"
+        );
+    }
+    assert!(response.runtime_handlers.iter().any(|h| h.name.is_empty()));
+    assert!(!response.info.is_empty());
+    let config = node
+        .runtime()?
+        .runtime_config(cri::RuntimeConfigRequest {})
+        .await?
+        .into_inner();
+    assert!(config.linux.is_some());
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_is_for_root_alone() -> Result<()> {
+    let node = Node::start().await?;
+    let socket = std::fs::metadata(node.socket())?;
+    assert!(socket.file_type().is_socket());
+    assert_eq!(socket.permissions().mode() & 0o077, 0);
+    let run = std::fs::metadata(node.home().join("run"))?;
+    assert_eq!(run.permissions().mode() & 0o077, 0);
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_over_http() -> Result<()> {
+    let node = Node::start().await?;
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(metrics::get(&node.metrics_socket(), path)?.0, 200, "{path}");
+    }
+    assert_eq!(metrics::get(&node.metrics_socket(), "/nothing")?.0, 404);
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_calls_at_once_are_all_answered() -> Result<()> {
+    let node = Node::start().await?;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mut runtime = node.runtime()?;
+        calls.spawn(async move {
+            for _ in 0..50 {
+                runtime
+                    .list_containers(cri::ListContainersRequest::default())
+                    .await?;
+            }
+            Ok::<_, tonic::Status>(())
+        });
+    }
+    while let Some(done) = calls.join_next().await {
+        done??;
+    }
+    node.finish().await
+}

@@ -1,0 +1,106 @@
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use berth_integration::metrics;
+
+use crate::fixture::{OBEYS, Shell};
+
+/// The ending that tells a reader what the numbers are.
+const ENDINGS: &[&str] = &["_seconds", "_bytes", "_total", "_info", "_ratio"];
+/// Families that count things which exist now have no unit, and are listed here.
+const COUNTS: &[&str] = &["berth_operations_in_flight", "berth_ledger_findings"];
+/// Labels of the agent's own metrics. None of them names an object.
+const FORBIDDEN: &[&str] = &[
+    "id",
+    "container",
+    "container_id",
+    "pod",
+    "pod_id",
+    "pod_uid",
+    "image",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_names_units_and_help_and_carry_no_ids() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let pod = shell.pod("measured", OBEYS).await?;
+    node.sh(&pod.container, "true").await?;
+    node.exec_sync(&"ab".repeat(32), &["true"], 1)
+        .await
+        .unwrap_err();
+    node.stop_container(&pod.container, 5).await?;
+
+    let all = metrics::scrape(&node.metrics_socket())?;
+    assert!(!all.kinds.is_empty());
+    let mut wrong = BTreeSet::new();
+    for (family, kind) in &all.kinds {
+        let ours = family.starts_with("berth_") || family.starts_with("process_");
+        let named = kind == "counter"
+            || ENDINGS.iter().any(|ending| family.ends_with(ending))
+            || COUNTS.contains(&family.as_str())
+            || family.starts_with("process_");
+        if !ours || !named || family.contains("_total_total") || family.contains("seconds_seconds")
+        {
+            wrong.insert(format!("{family} ({kind}): its name"));
+        }
+        if all.help.get(family).is_none_or(String::is_empty) {
+            wrong.insert(format!("{family}: no help"));
+        }
+    }
+    for sample in &all.samples {
+        for (label, value) in &sample.labels {
+            let looks_like_an_id = {
+                let digits = value.chars().filter(char::is_ascii_hexdigit).count();
+                value.len() >= 12 && digits == value.len()
+            };
+            if FORBIDDEN.contains(&label.as_str())
+                || looks_like_an_id
+                || value.contains("measured")
+                || value.contains("sha256:")
+            {
+                wrong.insert(format!("{}: label {label}={value:?}", sample.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    shell.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_and_every_phase_is_measured() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let pod = shell.pod("counted", OBEYS).await?;
+    node.stop_pod(&pod.id).await?;
+    node.remove_pod(&pod.id).await?;
+    let all = metrics::scrape(&node.metrics_socket())?;
+    let with_value = |value: &str| {
+        let holds = |sample: &&metrics::Sample| {
+            sample.name.ends_with("_seconds_count")
+                && sample
+                    .labels
+                    .values()
+                    .any(|v| v == value || v.ends_with(&format!("/{value}")))
+        };
+        all.samples
+            .iter()
+            .filter(holds)
+            .map(|s| s.value)
+            .sum::<f64>()
+    };
+    for rpc in [
+        "PullImage",
+        "RunPodSandbox",
+        "CreateContainer",
+        "StartContainer",
+        "StopPodSandbox",
+        "RemovePodSandbox",
+    ] {
+        assert!(with_value(rpc) >= 1.0, "{rpc} is not measured");
+    }
+    for phase in ["netns", "network", "rootfs", "clone", "fetch", "unpack"] {
+        assert!(with_value(phase) >= 1.0, "phase {phase} is not measured");
+    }
+    shell.finish().await
+}
