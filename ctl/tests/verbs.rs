@@ -953,3 +953,59 @@ fn help_documents_exit_codes_and_a_reader_that_goes_away_is_no_panic() {
     assert_eq!(output.status.code(), Some(141));
     assert!(output.stderr.is_empty());
 }
+
+/// `berthctl` on a terminal of its own; everything that it shows there.
+fn on_a_terminal(fake: &Fake, environment: &str, arguments: &str) -> String {
+    let command = format!(
+        "{environment} {} {arguments}",
+        env!("CARGO_BIN_EXE_berthctl")
+    );
+    let output = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("TERM", "xterm")
+        .env("HOME", "/nonexistent")
+        .env("BERTH_HOST", fake.socket())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_terminal_has_a_bar_for_each_layer() {
+    let fake = Fake::start();
+    fake.on_stream(&format!("{NODE}/Pull"), |_: Vec<berth::PullRequest>| {
+        let blob = |digest: &str, state: berth::blob_progress::State| berth::BlobProgress {
+            digest: digest.to_owned(),
+            state: state.into(),
+            fetched: 2_000_000,
+            total: 2_000_000,
+        };
+        use berth::blob_progress::State;
+        Ok(vec![berth::PullProgress {
+            blobs: vec![
+                blob("sha256:aaaaaaaaaaaaaaaa", State::Done),
+                blob("sha256:bbbbbbbbbbbbbbbb", State::Exists),
+            ],
+            image_id: IMAGE.to_owned(),
+            ..Default::default()
+        }])
+    });
+    let shown = on_a_terminal(&fake, "", "pull alpine");
+    assert!(shown.contains("aaaaaaaaaaaa  done        ==="), "{shown}");
+    assert!(shown.contains("bbbbbbbbbbbb  is here     ==="), "{shown}");
+    assert!(shown.contains(IMAGE), "{shown}");
+}
+
+#[test]
+fn errors_are_coloured_on_a_terminal_unless_that_is_not_wanted() {
+    let fake = Fake::start();
+    assert!(on_a_terminal(&fake, "", "ops").contains("\x1b[1;31merror:"));
+    let plain = on_a_terminal(&fake, "NO_COLOR=1", "ops");
+    assert!(
+        plain.starts_with("error: ") && !plain.contains('\x1b'),
+        "{plain:?}"
+    );
+}

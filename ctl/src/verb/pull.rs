@@ -182,7 +182,8 @@ impl Progress {
         } else {
             output::note(&format!("Pulling {reference}"));
             if io::stderr().is_terminal() {
-                let template = "{prefix:12}  {msg:10}  {bar:30}  {bytes}/{total_bytes}";
+                let template =
+                    "{prefix:12}  {msg:10}  {bar:30}  {decimal_bytes}/{decimal_total_bytes}";
                 Style::Bars {
                     all: MultiProgress::new(),
                     bars: HashMap::new(),

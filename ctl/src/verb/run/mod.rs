@@ -6,7 +6,7 @@ use std::io::{self, BufWriter};
 
 use berth_proto::berth::v1 as berth;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::{
     Context,
@@ -19,13 +19,18 @@ use super::{
 };
 use crate::{
     connect::Connection,
-    failure::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_NOT_RUN, EXIT_USAGE, Failure, Outcome},
+    failure::{
+        EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_NOT_RUN, EXIT_USAGE, Failure, Outcome, is_lost,
+    },
     listing::is_missing,
     log_reader::{LogFile, Printer, Selection, follow},
     lookup, output,
 };
 
 pub(super) use request::MADE_BY_RUN;
+
+/// Metadata of an answer: the phase in which the call failed.
+const PHASE_KEY: &str = "berth-phase";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -183,21 +188,18 @@ fn not_run(image: &str, status: &Status) -> Failure {
     failure
 }
 
-/// 126 or 127 if the agent says that the command itself was at fault.
+/// 126 or 127 if the command itself was at fault. Berth's agent tells the phase
+/// beside the message; other runtimes have only words.
 pub(super) fn not_invoked(status: &Status) -> Option<u8> {
-    if !matches!(
-        status.code(),
-        Code::InvalidArgument
-            | Code::NotFound
-            | Code::FailedPrecondition
-            | Code::Unknown
-            | Code::Internal
-    ) {
+    if is_lost(status) {
         return None;
     }
     let text = status.message();
-    let about_exec = text.contains("exec") || text.contains("executable");
-    if !about_exec {
+    let at_exec = match status.metadata().get(PHASE_KEY) {
+        Some(phase) => phase == "exec",
+        None => text.contains("exec"),
+    };
+    if !at_exec {
         return None;
     }
     if text.contains("executable file not found")
@@ -291,5 +293,13 @@ mod tests {
         assert_eq!(code("exec \"/x\": permission denied"), Some(126));
         assert_eq!(code("mount /x: No such file or directory"), None);
         assert_eq!(not_invoked(&Status::unavailable("exec: ENOENT")), None);
+        let mut told = Status::internal("cannot execute \"/x\": Exec format error (os error 8)");
+        let mut phase = |name: &'static str| {
+            let name = tonic::metadata::MetadataValue::from_static(name);
+            told.metadata_mut().insert(PHASE_KEY, name);
+            not_invoked(&told)
+        };
+        assert_eq!(phase("exec"), Some(126));
+        assert_eq!(phase("rootfs"), None);
     }
 }
