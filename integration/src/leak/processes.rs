@@ -38,8 +38,8 @@ fn belongs(pid: u32, name: &str, scope: &Scope<'_>) -> bool {
     };
     let link = |file: &str| fs::read_link(proc.join(file)).unwrap_or_default();
     let net = format!("net:[{}]", scope.netns.inode());
-    if scope.netns.inode() != own_netns() && link("ns/net").to_string_lossy() == net {
-        return true;
+    if scope.netns.inode() != machines_netns() && link("ns/net").to_string_lossy() == net {
+        return !is_ancestor(pid);
     }
     let groups = text("cgroup");
     if scope
@@ -58,9 +58,10 @@ fn belongs(pid: u32, name: &str, scope: &Scope<'_>) -> bool {
         .any(|file| link(file).to_string_lossy().contains(name))
 }
 
-fn own_netns() -> u64 {
+/// The namespace in which everything else on the machine is, too.
+fn machines_netns() -> u64 {
     use std::os::unix::fs::MetadataExt as _;
-    fs::metadata("/proc/self/ns/net").map_or(0, |m| m.ino())
+    fs::metadata("/proc/1/ns/net").map_or(0, |m| m.ino())
 }
 
 /// Whether `pid` is this process or one that it descends from.
