@@ -4,7 +4,7 @@ mod request;
 
 use std::io::{self, BufWriter};
 
-use berth_proto::berth::v1 as berth;
+use berth_proto::{berth::v1 as berth, cri};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Status;
 
@@ -22,7 +22,7 @@ use crate::{
     failure::{
         EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_NOT_RUN, EXIT_USAGE, Failure, Outcome, is_lost,
     },
-    listing::is_missing,
+    listing::{self, is_missing},
     log_reader::{LogFile, Printer, Selection, follow},
     lookup, output,
 };
@@ -166,14 +166,15 @@ async fn ready_image(connection: &Connection, image: &str, when: When) -> Outcom
 
 /// A name that is taken is told before anything is made, with its holder.
 async fn check_name(connection: &Connection, name: &str) -> Outcome<()> {
-    let holder = match lookup::find_pod(connection, name).await? {
-        Ok(pod) if pod.metadata.as_ref().is_some_and(|data| data.name == name) => pod.id,
-        Ok(_) | Err(lookup::Miss::None { .. }) => return Ok(()),
-        Err(lookup::Miss::Several(holders)) => holders.join(", "),
+    let pods = listing::pods(connection, None).await?;
+    let taken =
+        |pod: &&cri::PodSandbox| pod.metadata.as_ref().is_some_and(|data| data.name == name);
+    let Some(holder) = pods.iter().find(taken) else {
+        return Ok(());
     };
     Err(Failure::new(
         format!("cannot use the name {name}"),
-        format!("it is the name of pod {holder}"),
+        format!("it is the name of pod {}", holder.id),
     )
     .next(format!("`berthctl rmp --force {name}`, or another name")))
 }
