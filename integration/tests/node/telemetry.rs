@@ -1,7 +1,8 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
-use berth_integration::metrics;
+use berth_integration::{Node, collector::Collector, metrics, pod, wait};
+use berth_proto::cri;
 
 use crate::fixture::{OBEYS, Shell};
 
@@ -103,4 +104,48 @@ async fn every_call_and_every_phase_is_measured() -> Result<()> {
         assert!(with_value(phase) >= 1.0, "phase {phase} is not measured");
     }
     shell.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callers_trace_goes_on_through_the_call_and_its_phases() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    let collector = Collector::start(node.netns())?;
+    node.launch(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+    ])
+    .await?;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let caller = "00f067aa0ba902b7";
+    let mut request = tonic::Request::new(cri::RunPodSandboxRequest {
+        config: Some(pod::sandbox(&node, "traced")),
+        ..Default::default()
+    });
+    let parent = format!("00-{trace}-{caller}-01");
+    request
+        .metadata_mut()
+        .insert("traceparent", parent.parse()?);
+    node.runtime()?.run_pod_sandbox(request).await?;
+
+    let spans = wait::until("the spans arrive", Duration::from_secs(10), || async {
+        let mut spans = collector.spans();
+        spans.retain(|span| span.trace == trace);
+        let server = spans.iter().any(|span| span.parent == caller);
+        Ok((server && spans.len() >= 4).then_some(spans))
+    })
+    .await?;
+    let server = spans.iter().find(|span| span.parent == caller).unwrap();
+    assert!(server.name.ends_with("RunPodSandbox"), "{}", server.name);
+    let ids: BTreeSet<&str> = spans.iter().map(|span| span.id.as_str()).collect();
+    for span in spans.iter().filter(|span| span.parent != caller) {
+        assert!(
+            ids.contains(span.parent.as_str()),
+            "{span:?} has a lost parent"
+        );
+    }
+    assert!(
+        spans.iter().any(|span| span.name.contains("netns")),
+        "{spans:?}"
+    );
+    node.finish().await
 }
