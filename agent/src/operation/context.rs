@@ -5,10 +5,7 @@ use std::{future::Future, sync::Arc};
 use berth_phase::{Phase, Tracker};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Undo,
-    table::{Inner, Operation},
-};
+use super::{Undo, operations::Inner, table::Operation};
 use crate::error::Error;
 
 /// What an operation is given; clones share it.

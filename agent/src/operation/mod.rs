@@ -47,14 +47,17 @@
 
 mod admission;
 mod context;
+mod keep;
+mod operations;
 mod request;
 mod table;
 mod task;
 #[cfg(test)]
 mod tests;
 mod undo;
+mod wait;
 
 pub(crate) use context::Context;
+pub(crate) use operations::{InFlight, Limits, Operations, Unclaimed};
 pub(crate) use request::{Fingerprint, Request, Value, Verb};
-pub(crate) use table::{InFlight, Limits, Operations, Unclaimed};
 pub(crate) use undo::Undo;

@@ -6,7 +6,8 @@ use tracing::Instrument as _;
 
 use super::{
     Context, Undo,
-    table::{Inner, Operation, Work},
+    operations::{Inner, Work},
+    table::Operation,
 };
 use crate::error::Error;
 

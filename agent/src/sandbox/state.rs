@@ -106,6 +106,10 @@ pub(crate) struct Namespaces {
 }
 
 /// What happens to a sandbox. Times are Unix nanoseconds.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, consumed at once; a box would only be another allocation"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
     /// Namespaces and network are there.
