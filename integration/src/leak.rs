@@ -23,7 +23,9 @@ use anyhow::Result;
 
 use crate::NetNs;
 
+pub use cgroups::hierarchies;
 pub use descriptors::{Descriptors, descriptors};
+pub use files::is_named_after_an_object;
 pub use force::force_down;
 
 /// How the traces of one node are recognised.
@@ -203,7 +205,7 @@ mod tests {
         fs::create_dir_all(&target).unwrap();
         let object = home.path().join("root").join("ab".repeat(32));
         fs::create_dir_all(&object).unwrap();
-        let group = cgroups::hierarchies().unwrap()[0].join(&mark);
+        let group = hierarchies().unwrap()[0].join(&mark);
         fs::create_dir(&group).unwrap();
         let run = |program: &str, arguments: &[&str]| {
             netns

@@ -6,6 +6,7 @@
 //! behind. Nothing here uses the code of the programs under test but their
 //! wire schemas.
 
+pub mod cgroup;
 pub mod collector;
 pub mod failpoints;
 pub mod image;

@@ -3,10 +3,12 @@
 mod verbs;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -23,7 +25,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    NetNs,
+    NetNs, cgroup,
     leak::{self, Kind, Scope, Snapshot},
     programs, wait,
 };
@@ -48,6 +50,10 @@ pub struct Node {
     agent: Option<Child>,
     before: Snapshot,
     config: String,
+    /// Ids by which control groups and processes of this node are found, too.
+    marks: Mutex<BTreeSet<String>>,
+    /// Control groups made as a kubelet would.
+    groups: Mutex<BTreeSet<String>>,
 }
 
 impl Node {
@@ -92,6 +98,8 @@ impl Node {
             agent: None,
             before: Snapshot::default(),
             config: config.to_owned(),
+            marks: Mutex::default(),
+            groups: Mutex::default(),
         };
         node.write_config()?;
         node.before = Snapshot::take(&node.scope())?;
@@ -231,6 +239,7 @@ impl Node {
     /// If something cannot be removed, or stayed.
     pub async fn finish(mut self) -> Result<()> {
         self.remove_everything().await?;
+        self.remove_groups()?;
         // Records and kernel must agree while the agent still runs, too.
         self.settled(&[Kind::Mount, Kind::Cgroup, Kind::File])?;
         self.stop().await?;
@@ -253,7 +262,10 @@ impl Node {
         let end = std::time::Instant::now() + SETTLED;
         loop {
             let mut left = Snapshot::take(&self.scope())?.since(&self.before);
-            left.retain(|(kind, item)| kinds.contains(kind) && !is_of_the_agent(*kind, item));
+            let idle = self.agent.is_some();
+            left.retain(|(kind, item)| {
+                kinds.contains(kind) && !(idle && is_of_the_agent(*kind, item))
+            });
             if left.is_empty() {
                 return Ok(());
             }
@@ -282,8 +294,38 @@ impl Node {
         Scope {
             home: self.path.clone(),
             netns: &self.netns,
-            marks: vec![self.name()],
+            marks: {
+                let ids = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+                ids.iter().cloned().chain([self.name()]).collect()
+            },
         }
+    }
+
+    /// Lets the leak oracle look for control groups and processes of an object.
+    pub(crate) fn mark(&self, id: &str) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.insert(id.to_owned());
+    }
+
+    /// Makes the control group above the pod `name`, as a kubelet does; the
+    /// value for the pod's `cgroup_parent`. It is removed when the test ends.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn pod_group(&self, name: &str) -> Result<String> {
+        let path = format!("/{}/{name}", self.name());
+        cgroup::make(&path)?;
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.insert(path.clone());
+        Ok(path)
+    }
+
+    fn remove_groups(&self) -> Result<()> {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in std::mem::take(&mut *groups) {
+            cgroup::remove(&path)?;
+        }
+        cgroup::remove(&format!("/{}", self.name()))
     }
 
     /// A name that no other node has; also that of the cgroup above its pods.
@@ -399,9 +441,9 @@ impl Node {
     }
 }
 
-/// What an agent has whether or not it has pods: that ends with the agent.
+/// What an agent has whether or not it has pods; that ends with the agent.
 fn is_of_the_agent(kind: Kind, item: &str) -> bool {
-    kind == Kind::Mount && item.contains("/run")
+    kind == Kind::Mount && !leak::is_named_after_an_object(item)
 }
 
 impl Drop for Node {

@@ -5,7 +5,11 @@ use berth_proto::cri;
 use crate::Node;
 
 /// A pod sandbox called `name`: private network, IPC shared by its containers,
-/// a PID namespace for each of them, logs below the node's directory.
+/// a PID namespace for each of them, logs below the node's directory. Its
+/// control group is made, as a kubelet would.
+///
+/// # Panics
+/// If the control group cannot be made.
 #[must_use]
 pub fn sandbox(node: &Node, name: &str) -> cri::PodSandboxConfig {
     let uid = format!("{name}-{}", node.name());
@@ -25,7 +29,7 @@ pub fn sandbox(node: &Node, name: &str) -> cri::PodSandboxConfig {
         }),
         labels: [("io.kubernetes.pod.uid".to_owned(), uid)].into(),
         linux: Some(cri::LinuxPodSandboxConfig {
-            cgroup_parent: format!("/{}/{name}", node.name()),
+            cgroup_parent: node.pod_group(name).expect("make the pod's control group"),
             security_context: Some(cri::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces()),
                 ..Default::default()

@@ -11,7 +11,10 @@ use anyhow::Result;
 use super::Scope;
 
 /// Where the hierarchies are mounted.
-pub(super) fn hierarchies() -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let mut places = Vec::new();
     for line in table.lines() {

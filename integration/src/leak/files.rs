@@ -39,7 +39,9 @@ fn walk(directory: &Path, home: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
-fn is_named_after_an_object(name: &str) -> bool {
+/// Whether `name` holds an id or a digest.
+#[must_use]
+pub fn is_named_after_an_object(name: &str) -> bool {
     let mut run = 0;
     name.chars().any(|c| {
         run = if c.is_ascii_hexdigit() { run + 1 } else { 0 };

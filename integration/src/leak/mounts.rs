@@ -29,10 +29,11 @@ pub(super) fn find(scope: &Scope<'_>) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for (namespace, table) in tables {
         for line in table.lines().filter(|line| line.contains(name)) {
+            // Numbers of namespaces differ from one agent to the next.
             let place = if own.to_string_lossy() == namespace {
                 "host"
             } else {
-                &namespace
+                "elsewhere"
             };
             found.insert(format!("{place} {}", without_numbers(line)));
         }

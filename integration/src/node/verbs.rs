@@ -99,8 +99,9 @@ impl Node {
             runtime_handler: handler.into(),
         };
         let mut runtime = self.runtime().map_err(internal)?;
-        let response = runtime.run_pod_sandbox(request).await?;
-        Ok(response.into_inner().pod_sandbox_id)
+        let response = runtime.run_pod_sandbox(request).await?.into_inner();
+        self.mark(&response.pod_sandbox_id);
+        Ok(response.pod_sandbox_id)
     }
 
     /// `StopPodSandbox`.
@@ -171,8 +172,9 @@ impl Node {
             sandbox_config: Some(sandbox.clone()),
         };
         let mut runtime = self.runtime().map_err(internal)?;
-        let response = runtime.create_container(request).await?;
-        Ok(response.into_inner().container_id)
+        let response = runtime.create_container(request).await?.into_inner();
+        self.mark(&response.container_id);
+        Ok(response.container_id)
     }
 
     /// `CreateContainer` and `StartContainer`; the container's id.
@@ -366,7 +368,16 @@ impl Node {
             .list_pods(cri::ListPodSandboxRequest::default())
             .await?
             .into_inner();
+        let containers = self
+            .berth()?
+            .list_containers(cri::ListContainersRequest::default())
+            .await?
+            .into_inner();
+        for container in containers.containers {
+            self.mark(&container.id);
+        }
         for pod in pods.items {
+            self.mark(&pod.id);
             self.stop_pod(&pod.id).await?;
             self.remove_pod(&pod.id).await?;
         }

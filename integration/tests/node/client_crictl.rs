@@ -55,7 +55,7 @@ async fn crictl_drives_a_pod_from_pull_to_removal() -> Result<()> {
         "metadata": { "name": "crictl", "namespace": "test", "uid": node.name(), "attempt": 1 },
         "hostname": "crictl",
         "log_directory": node.home().join("logs"),
-        "linux": { "cgroup_parent": format!("/{}/crictl", node.name()) },
+        "linux": { "cgroup_parent": node.pod_group("crictl")? },
     });
     let container = json!({
         "metadata": { "name": "count" },

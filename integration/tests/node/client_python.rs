@@ -12,13 +12,14 @@ async fn a_python_client_drives_a_pod_from_pull_to_removal() -> Result<()> {
     let registry = Registry::start(node.netns())?;
     let reference = registry.add("test/count", "1", &image::demo()?);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("client/steps.py");
+    let group = node.pod_group("python")?;
     let output = node.netns().enter(|| {
         Command::new("/usr/bin/python3")
             .arg(&script)
             .arg(node.endpoint())
             .arg(&reference)
             .arg(node.home().join("logs"))
-            .arg(format!("/{}/python", node.name()))
+            .arg(&group)
             .output()
             .context("run python3 (packages python3-grpcio and python3-protobuf)")
     })?;
