@@ -1,146 +1,124 @@
-//! One control group: its directory in every hierarchy.
+//! One group in every hierarchy.
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use nix::fcntl::OFlag;
+use nix::libc;
 
-use crate::{Error, GroupPath, Result, file};
+use crate::{Error, GroupPath, Layout, file, layout};
 
-/// A control group, held by the descriptors of its directories.
-///
-/// Dropping it removes nothing.
+/// The directory of a group in one hierarchy.
+#[derive(Debug)]
+pub struct Dir {
+    /// As the kernel names them; empty for v2.
+    pub controllers: String,
+    /// Whether it is in the v2 hierarchy.
+    pub v2: bool,
+    /// The directory.
+    pub fd: OwnedFd,
+}
+
+/// One group: its directory in every hierarchy.
 #[derive(Debug)]
 pub struct Group {
-    pub(crate) members: Vec<Member>,
-    /// Unknown where only descriptors were passed.
-    pub(crate) path: Option<GroupPath>,
-    pub(crate) created_ancestors: Vec<GroupPath>,
-    pub(crate) unenforced: Vec<String>,
-}
-
-/// The group's directory in one hierarchy.
-#[derive(Debug)]
-pub(crate) struct Member {
-    /// Joined by commas as in `/proc/self/cgroup`; empty for v2.
-    pub(crate) controllers: String,
-    pub(crate) v2: bool,
-    pub(crate) dir: OwnedFd,
-}
-
-impl Member {
-    pub(crate) fn has(&self, controller: &str) -> bool {
-        self.controllers.split(',').any(|name| name == controller)
-    }
+    pub(crate) dirs: Vec<Dir>,
 }
 
 impl Group {
-    /// A group of which only the directories are known: the controllers joined by
-    /// commas (empty for v2), whether it is v2, and a descriptor of the directory.
-    ///
-    /// [`Group::dirs`] makes such a list, which can be sent to another process.
+    /// Of directories that somebody else opened.
     #[must_use]
-    pub fn from_dirs(dirs: Vec<(String, bool, OwnedFd)>) -> Self {
-        let members = dirs.into_iter().map(|(controllers, v2, dir)| Member {
-            controllers,
-            v2,
-            dir,
-        });
-        Self {
-            members: members.collect(),
-            path: None,
-            created_ancestors: Vec::new(),
-            unenforced: Vec::new(),
+    pub fn from_dirs(dirs: Vec<Dir>) -> Self {
+        Self { dirs }
+    }
+
+    /// Opens a group that exists. Hierarchies in which it does not are left out.
+    ///
+    /// # Errors
+    /// [`Error::System`] if it exists in none.
+    pub fn open(layout: &Layout, path: &GroupPath) -> Result<Self, Error> {
+        let mut dirs = Vec::new();
+        let mut failure = io::Error::from_raw_os_error(libc::ENOENT);
+        for hierarchy in layout.hierarchies() {
+            let opened = std::fs::File::open(&hierarchy.mount)
+                .and_then(|mount| file::open_dir(&mount, path.as_str()));
+            match opened {
+                Ok(fd) => dirs.push(Dir {
+                    controllers: hierarchy.controllers.clone(),
+                    v2: hierarchy.v2,
+                    fd,
+                }),
+                Err(error) => failure = error,
+            }
         }
+        if dirs.is_empty() {
+            return Err(Error::system(format!("opening cgroup {path}"))(failure));
+        }
+        Ok(Self { dirs })
     }
 
-    /// Copies of the directories' descriptors, for [`Group::from_dirs`] elsewhere.
-    ///
-    /// # Errors
-    /// EMFILE when there are no descriptors left.
-    pub fn dirs(&self) -> Result<Vec<(String, bool, OwnedFd)>> {
-        let copy = |member: &Member| {
-            let dir = member.dir.try_clone();
-            let dir = dir.map_err(|error| self.error("duplicate", "", error))?;
-            Ok((member.controllers.clone(), member.v2, dir))
-        };
-        self.members.iter().map(copy).collect()
-    }
-
-    /// The group's path, where it is known.
+    /// Its directories, to be passed on.
     #[must_use]
-    pub fn path(&self) -> Option<&GroupPath> {
-        self.path.as_ref()
+    pub fn dirs(&self) -> &[Dir] {
+        &self.dirs
     }
 
-    /// Groups above this one that its creation made, uppermost first. They are
-    /// the caller's to own and to remove.
+    /// Gives the directories away.
     #[must_use]
-    pub fn created_ancestors(&self) -> &[GroupPath] {
-        &self.created_ancestors
+    pub fn into_dirs(self) -> Vec<Dir> {
+        self.dirs
     }
 
-    /// Limits that the last creation or update left out because the kernel lacks
-    /// the controller or file and they mean little without it (swap accounting,
-    /// huge pages).
-    #[must_use]
-    pub fn unenforced(&self) -> &[String] {
-        &self.unenforced
+    /// The directory in which `controller` is, v1 or v2.
+    pub(crate) fn with(&self, controller: &str) -> Option<&Dir> {
+        self.dirs
+            .iter()
+            .find(|dir| !dir.v2 && layout::has(&dir.controllers, controller))
+            .or_else(|| {
+                self.dirs.iter().find(|dir| {
+                    // The files of a controller are there only where it is enabled.
+                    dir.v2 && file::open(&dir.fd, v2_file(controller), libc::O_PATH).is_ok()
+                })
+            })
     }
 
-    /// Files through which a process enters the group by writing "0": `tasks` on
-    /// v1, `cgroup.procs` on v2. A v1 write moves one thread only, so the writer
-    /// must be single-threaded; in return it does not wait for a grace period.
-    ///
-    /// # Errors
-    /// ENOENT or ENODEV if the group is gone.
-    pub fn join_files(&self) -> Result<Vec<OwnedFd>> {
-        let open = |member: &Member| {
-            let name = if member.v2 { "cgroup.procs" } else { "tasks" };
-            file::open(&member.dir, name, OFlag::O_WRONLY)
-                .map_err(|error| self.error("open", name, error))
-        };
-        self.members.iter().map(open).collect()
-    }
-
-    /// The v2 directory, into which CLONE_INTO_CGROUP can put a new process.
+    /// The directory in the v2 hierarchy (CLONE_INTO_CGROUP, `cgroup.kill`).
     #[must_use]
     pub fn v2_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.v2().map(|member| member.dir.as_fd())
-    }
-
-    pub(crate) fn v2(&self) -> Option<&Member> {
-        self.members.iter().find(|member| member.v2)
-    }
-
-    pub(crate) fn v1(&self, controller: &str) -> Option<&Member> {
-        self.members
+        self.dirs
             .iter()
-            .find(|member| !member.v2 && member.has(controller))
+            .find(|dir| dir.v2)
+            .map(|dir| dir.fd.as_fd())
     }
 
-    /// Where `controller` is: in its v1 hierarchy, else in the v2 one. A v2 group
-    /// may still lack the controller's files.
-    pub(crate) fn home_of(&self, controller: &str) -> Option<&Member> {
-        self.v1(controller).or_else(|| self.v2())
+    /// Files through which a process moves itself in by writing "0".
+    ///
+    /// # Errors
+    /// The errno of opening one.
+    pub fn join_files(&self) -> io::Result<Vec<OwnedFd>> {
+        self.dirs
+            .iter()
+            .map(|dir| file::open(&dir.fd, join_name(dir.v2), libc::O_WRONLY))
+            .collect()
     }
+}
 
-    /// The group and the file in it, for messages.
-    pub(crate) fn label(&self, name: &str) -> String {
-        let group = match &self.path {
-            Some(path) => path.to_string(),
-            None => "the container's cgroup".to_owned(),
-        };
-        if name.is_empty() {
-            group
-        } else {
-            format!("{name} of {group}")
-        }
-    }
+/// v1's `tasks` moves one thread, and a freshly cloned process has but one; its
+/// `cgroup.procs` would wait for a grace period.
+pub(crate) fn join_name(v2: bool) -> &'static str {
+    if v2 { "cgroup.procs" } else { "tasks" }
+}
 
-    pub(crate) fn error(&self, op: &'static str, name: &str, source: io::Error) -> Error {
-        Error::file(op, self.label(name), source)
+fn v2_file(controller: &str) -> &'static str {
+    match controller {
+        "memory" => "memory.current",
+        "cpu" => "cpu.weight",
+        "cpuset" => "cpuset.cpus",
+        "pids" => "pids.max",
+        "cpuacct" => "cpu.stat",
+        "hugetlb" => "hugetlb.2MB.max",
+        "freezer" => "cgroup.freeze",
+        _ => "cgroup.no-such-file",
     }
 }

@@ -1,31 +1,32 @@
-//! Control groups on v1, hybrid and v2 nodes: creation, limits, statistics,
-//! events, freezing, killing and removal.
+//! Control groups: v1, hybrid and v2.
 //!
-//! Everything works below descriptors of directories ([`Group::from_dirs`]), so
-//! that a shim, which sees none of the host's paths, uses the same code as the
-//! agent. Only [`Layout`], which finds the hierarchies, reads paths.
+//! [`Layout`] finds the hierarchies, [`Group`] is one group in all of them:
+//! limits, statistics, events, freezing and killing. A group is a set of open
+//! directories; everything is done by `openat` below them, so that the agent can
+//! pass a group to a shim that sees no cgroup file system at all.
 //!
-//! What this crate does *not* do: it never writes another process's pid into a
-//! group (that waits 6-10 ms for a grace period; a new process is cloned into
-//! its group on v2 and moves itself on v1, see [`Group::join_files`]), it never
-//! changes or removes a group that its caller did not name, and it speaks no
-//! D-Bus (the systemd driver's client lives with the engine, because this crate
-//! is linked into every shim).
+//! Linked into the shim: no JSON, no tracing, nothing that is not needed there.
 
+mod create;
+mod devices;
 mod error;
 mod exec;
 mod file;
-mod freeze;
 mod group;
 mod kill;
+mod layout;
+mod limits;
 mod oom;
 mod path;
-mod tree;
+mod remove;
+mod resources;
+mod stats;
 
+pub use devices::{DeviceKind, DeviceRule};
 pub use error::Error;
-pub use exec::ExecGroup;
-pub use group::Group;
-pub use path::{GroupPath, expand_slice};
-
-/// Result of this crate's operations.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub use group::{Dir, Group};
+pub use layout::{Hierarchy, Layout, Mode};
+pub use path::GroupPath;
+pub use remove::{list_children, remove_if_empty};
+pub use resources::{Hugepage, Resources};
+pub use stats::Stats;

@@ -45,3 +45,11 @@ fn check_int(result: libc::c_int) -> io::Result<libc::c_int> {
 fn c_string(bytes: impl AsRef<[u8]>) -> io::Result<std::ffi::CString> {
     std::ffi::CString::new(bytes.as_ref()).map_err(io::Error::from)
 }
+
+/// Position of the first `byte` in `bytes`, by libc's vectorised search.
+#[must_use]
+pub fn find_byte(bytes: &[u8], byte: u8) -> Option<usize> {
+    // SAFETY: pointer and length belong to one slice.
+    let found = unsafe { libc::memchr(bytes.as_ptr().cast(), byte.into(), bytes.len()) };
+    (!found.is_null()).then(|| found as usize - bytes.as_ptr() as usize)
+}
