@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use berth_cgroup::Group;
+use berth_cgroup::{Dir, Group};
 use berth_proto::shim::{
     Created, Done, Exec, ExecExited, ExecStarted, Exited, Failure, Plan, Started, StateReply,
     response::Body, state_reply::Phase,
@@ -109,7 +109,11 @@ impl Container {
         let dirs = plan.cgroup.iter().flat_map(|cgroup| &cgroup.dirs);
         let mut group_dirs = Vec::new();
         for dir in dirs {
-            group_dirs.push((dir.controllers.clone(), dir.v2, slots.take(dir.slot)?));
+            group_dirs.push(Dir {
+                controllers: dir.controllers.clone(),
+                v2: dir.v2,
+                fd: slots.take(dir.slot)?,
+            });
         }
         let group = Group::from_dirs(group_dirs);
         // Without memory accounting there is nothing to watch.

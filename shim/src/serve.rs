@@ -62,7 +62,10 @@ pub(crate) fn run(id: &str) -> io::Result<()> {
     process::set_name(c"berth-shim")?;
     // SAFETY: the launcher passes exactly these two, and nothing has touched them.
     #[allow(unsafe_code, reason = "descriptors inherited by number")]
-    let (listener, directory) = unsafe { (owned(LISTENER), owned(DIRECTORY)) };
+    let listener = unsafe { OwnedFd::from_raw_fd(LISTENER) };
+    // SAFETY: as above.
+    #[allow(unsafe_code, reason = "descriptors inherited by number")]
+    let directory = unsafe { OwnedFd::from_raw_fd(DIRECTORY) };
     process::cloexec_from(LISTENER)?;
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -81,14 +84,6 @@ pub(crate) fn run(id: &str) -> io::Result<()> {
     };
     while server.turn()? {}
     Ok(())
-}
-
-/// # Safety
-/// `number` must be open and owned by nobody else.
-#[allow(unsafe_code, reason = "descriptors inherited by number")]
-unsafe fn owned(number: i32) -> OwnedFd {
-    // SAFETY: as the caller says.
-    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 impl Server {

@@ -60,11 +60,11 @@ fn seclude(parent: OwnedFd) -> std::io::Result<()> {
     drop(root);
     init::put(&parent, 0)?;
     drop(parent);
-    // SAFETY: this process only waits from here on; the owners of these never use them again.
     #[allow(
         unsafe_code,
         reason = "every descriptor but one goes, whoever owned it"
     )]
+    // SAFETY: this process only waits from here on; the owners of these never use them again.
     unsafe {
         process::close_from(1)?;
     }
@@ -74,8 +74,8 @@ fn seclude(parent: OwnedFd) -> std::io::Result<()> {
         SaFlags::SA_NOCLDSTOP,
         SigSet::empty(),
     );
-    // SAFETY: the handler does nothing, which is async-signal-safe.
     #[allow(unsafe_code, reason = "installing a handler")]
+    // SAFETY: the handler does nothing, which is async-signal-safe.
     unsafe {
         sigaction(Signal::SIGCHLD, &action)?;
     }
