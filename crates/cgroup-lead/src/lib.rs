@@ -1,0 +1,32 @@
+//! Control groups: v1, hybrid and v2.
+//!
+//! [`Layout`] finds the hierarchies, [`Group`] is one group in all of them:
+//! limits, statistics, events, freezing and killing. A group is a set of open
+//! directories; everything is done by `openat` below them, so that the agent can
+//! pass a group to a shim that sees no cgroup file system at all.
+//!
+//! Linked into the shim: no JSON, no tracing, nothing that is not needed there.
+
+mod create;
+mod devices;
+mod error;
+mod exec;
+mod file;
+mod group;
+mod kill;
+mod layout;
+mod limits;
+mod oom;
+mod path;
+mod remove;
+mod resources;
+mod stats;
+
+pub use devices::{DeviceKind, DeviceRule};
+pub use error::Error;
+pub use group::{Dir, Group};
+pub use layout::{Hierarchy, Layout, Mode};
+pub use path::GroupPath;
+pub use remove::{list_children, remove_if_empty};
+pub use resources::{Hugepage, Resources};
+pub use stats::Stats;
