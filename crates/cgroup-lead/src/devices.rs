@@ -2,7 +2,9 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use berth_sys::bpf::{self, Instruction};
+use berth_sys::bpf as sys;
+
+use crate::bpf::Instruction;
 
 /// What kind of device a rule is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,10 +94,20 @@ pub(crate) fn v1_lines(rules: &[DeviceRule]) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Replaces the group's program.
+/// Tells our programs from those of others on the same group.
+const PROGRAM_NAME: &str = "berth_devices";
+
+/// Replaces the group's program, with no moment in between.
 pub(crate) fn attach(dir: &OwnedFd, rules: &[DeviceRule]) -> io::Result<()> {
-    let program = bpf::load_cgroup_device(&program(rules))?;
-    bpf::replace_cgroup_device(dir, &program)
+    let code: Vec<u64> = program(rules)
+        .into_iter()
+        .map(Instruction::encode)
+        .collect();
+    let new = sys::load_device_program(&code, PROGRAM_NAME)?;
+    let old = sys::device_programs(dir)?
+        .into_iter()
+        .find(|(_, name)| name == PROGRAM_NAME);
+    sys::attach_device_program(dir, &new, old.as_ref().map(|(fd, _)| fd))
 }
 
 /// The last rule that matches decides, so the program asks them last to first.
@@ -229,7 +241,7 @@ mod tests {
                         let kind = if block { 1 } else { 2 };
                         let context = [kind | (access as u32) << 16, major, minor];
                         let expected = naive(&rules, block, major, minor, access);
-                        let got = bpf::interpret(&code, context) == 1;
+                        let got = crate::bpf::interpret(&code, context) == 1;
                         assert_eq!(got, expected, "{block} {major}:{minor} {access}");
                     }
                 }

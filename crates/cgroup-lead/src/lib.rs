@@ -7,6 +7,7 @@
 //!
 //! Linked into the shim: no JSON, no tracing, nothing that is not needed there.
 
+mod bpf;
 mod create;
 mod devices;
 mod error;
