@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: build demo test unit integration fmt fmt-check lint audit tools install clean
+.PHONY: build demo test unit integration fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -56,12 +56,17 @@ fmt-check:
 lint:
 	$(CARGO) clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 
-## audit: licences, advisories and unused dependencies (installs cargo-deny and cargo-machete)
+## audit: licences, sources and unused dependencies (installs cargo-deny and cargo-machete)
 audit:
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	@command -v cargo-machete >/dev/null || $(CARGO) install --locked cargo-machete
-	$(CARGO) deny check
+	$(CARGO) deny check bans licenses sources
 	$(CARGO) machete
+
+## advisories: known vulnerabilities of dependencies (fetches the advisory database)
+advisories:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check advisories
 
 ## tools: what demo and tests need, from Debian's packages
 tools:

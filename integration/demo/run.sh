@@ -78,7 +78,7 @@ start_agent() {
 last_count() { tail -n 1 "$log" | sed -n 's/.* count //p'; }
 
 "$bin/berth-house" traces --home "$home" --mark "$mark" >"$home/before"
-: >"$home/config.toml"
+printf '[cgroup]\nparent = "/%s"\n' "$mark" >"$home/config.toml"
 
 say "Start a registry on the loopback address (Debian's docker-registry)"
 cat >"$home/registry.yml" <<YAML

@@ -107,7 +107,9 @@ impl Node {
     }
 
     fn write_config(&self) -> Result<()> {
-        fs::write(self.path.join("config.toml"), &self.config).context("write the configuration")
+        // Behind the test's own lines, whose numbers then stay what they are.
+        let text = format!("{}\n[cgroup]\nparent = \"/{}\"\n", self.config, self.name());
+        fs::write(self.path.join("config.toml"), text).context("write the configuration")
     }
 
     /// Replaces the configuration, for the next start.
