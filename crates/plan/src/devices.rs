@@ -1,0 +1,82 @@
+//! Device nodes of a container's own /dev.
+
+use berth_proto::shim::DeviceNode;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+
+use crate::{error::PlanError, limits};
+
+const FIELD: &str = "linux.devices";
+
+/// What every container has (runtime specification, "Default Devices"); ptmx and the
+/// links come with the terminals.
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// Any kind of node for everybody, where the specification says nothing.
+const DEFAULT_MODE: u32 = 0o666;
+
+pub(crate) fn devices(given: &[LinuxDevice]) -> Result<Vec<DeviceNode>, PlanError> {
+    let mut nodes: Vec<DeviceNode> = DEFAULT
+        .iter()
+        .map(|(path, major, minor)| DeviceNode {
+            path: (*path).to_owned(),
+            mode: libc::S_IFCHR | DEFAULT_MODE,
+            major: *major,
+            minor: *minor,
+            uid: 0,
+            gid: 0,
+        })
+        .collect();
+    for device in given {
+        let node = node(device)?;
+        nodes.retain(|other| other.path != node.path);
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {
+    let path = device.path();
+    let clean = path.to_str().filter(|text| {
+        text.strip_prefix("/dev/")
+            .is_some_and(|rest| rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+            && !text.contains('\0')
+    });
+    let Some(clean) = clean else {
+        let reason = "devices can only be made below /dev, by a plain path";
+        return Err(PlanError::invalid(FIELD, path.display(), reason));
+    };
+    let kind = match device.typ() {
+        LinuxDeviceType::B => libc::S_IFBLK,
+        LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
+        LinuxDeviceType::P => libc::S_IFIFO,
+        LinuxDeviceType::A => {
+            let reason = "type must be b, c, u or p";
+            return Err(PlanError::invalid(FIELD, path.display(), reason));
+        }
+    };
+    // A FIFO has no numbers.
+    let (major, minor) = if kind == libc::S_IFIFO {
+        (0, 0)
+    } else {
+        (
+            limits::major(FIELD, device.major())?,
+            limits::minor(FIELD, device.minor())?,
+        )
+    };
+    Ok(DeviceNode {
+        path: clean.to_owned(),
+        // Some callers pass the whole st_mode.
+        mode: kind | (device.file_mode().unwrap_or(DEFAULT_MODE) & 0o7777),
+        major,
+        minor,
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}

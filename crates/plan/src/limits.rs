@@ -1,0 +1,257 @@
+//! Resources as plain values, for whoever writes control groups.
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+
+use crate::error::PlanError;
+
+/// Limits of a container. None and empty mean "not given".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupLimits {
+    /// Relative weight in v1's unit, 2 to 262,144.
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU in each period; -1 for no limit.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    /// Bytes; -1 for no limit.
+    pub memory_limit: Option<i64>,
+    /// Bytes of memory and swap together; -1 for no limit.
+    pub memory_swap_limit: Option<i64>,
+    /// Bytes; what is kept under pressure.
+    pub memory_reservation: Option<i64>,
+    /// Processes and threads; -1 for no limit.
+    pub pids_limit: Option<i64>,
+    /// As cpuset(7) lists them.
+    pub cpuset_cpus: String,
+    /// Memory nodes, likewise.
+    pub cpuset_mems: String,
+    /// Limits of huge pages.
+    pub hugepages: Vec<HugepageLimit>,
+    /// v2 files and values by name, written last.
+    pub unified: Vec<(String, String)>,
+    /// Devices, later rules winning; what no rule names is denied.
+    pub devices: Vec<DeviceRule>,
+}
+
+/// A limit of huge pages of one size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HugepageLimit {
+    /// As the kernel spells it: `2MB`.
+    pub size: String,
+    /// Bytes.
+    pub limit: u64,
+}
+
+/// What kind of device a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// Both.
+    All,
+    /// Block devices.
+    Block,
+    /// Character devices.
+    Char,
+}
+
+/// One rule; later rules win.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceRule {
+    /// Whether it allows or denies.
+    pub allow: bool,
+    /// What kind of device.
+    pub kind: DeviceKind,
+    /// None: any.
+    pub major: Option<u32>,
+    /// None: any.
+    pub minor: Option<u32>,
+    /// Reading.
+    pub read: bool,
+    /// Writing.
+    pub write: bool,
+    /// Making nodes.
+    pub mknod: bool,
+}
+
+/// Devices that programs cannot do without: null, zero, full, tty, random, urandom,
+/// ptmx, and all slaves of terminals (None: any minor).
+const ALWAYS: [(u32, Option<u32>); 8] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(2)),
+    (136, None),
+];
+
+/// Largest major and minor number of a Linux device (include/linux/kdev_t.h).
+const MAX_MAJOR: i64 = (1 << 12) - 1;
+const MAX_MINOR: i64 = (1 << 20) - 1;
+
+pub(crate) fn limits(resources: Option<&LinuxResources>) -> Result<CgroupLimits, PlanError> {
+    let mut limits = CgroupLimits::default();
+    if let Some(resources) = resources {
+        refuse(resources)?;
+        read(resources, &mut limits)?;
+        for rule in resources.devices().iter().flatten() {
+            limits.devices.push(device_rule(rule)?);
+        }
+    }
+    // Making a node is CAP_MKNOD's business; using it is what the rules are for.
+    for kind in [DeviceKind::Char, DeviceKind::Block] {
+        limits.devices.push(DeviceRule {
+            allow: true,
+            kind,
+            major: None,
+            minor: None,
+            read: false,
+            write: false,
+            mknod: true,
+        });
+    }
+    for (major, minor) in ALWAYS {
+        limits.devices.push(DeviceRule {
+            allow: true,
+            kind: DeviceKind::Char,
+            major: Some(major),
+            minor,
+            read: true,
+            write: true,
+            mknod: true,
+        });
+    }
+    Ok(limits)
+}
+
+fn refuse(resources: &LinuxResources) -> Result<(), PlanError> {
+    let unlimited = "leave it out";
+    if resources.network().is_some() {
+        return Err(PlanError::unsupported("linux.resources.network", unlimited));
+    }
+    if resources
+        .rdma()
+        .as_ref()
+        .is_some_and(|limits| !limits.is_empty())
+    {
+        return Err(PlanError::unsupported("linux.resources.rdma", unlimited));
+    }
+    let given = resources.block_io().as_ref();
+    if given.is_some_and(|block| *block != oci_spec::runtime::LinuxBlockIo::default()) {
+        let reason = "use `unified` with io.max or io.weight on cgroup v2";
+        return Err(PlanError::unsupported("linux.resources.blockIO", reason));
+    }
+    if let Some(memory) = resources.memory() {
+        if memory.disable_oom_killer() == Some(true) {
+            let field = "linux.resources.memory.disableOOMKiller";
+            return Err(PlanError::unsupported(field, unlimited));
+        }
+        if memory.swappiness().is_some() {
+            let field = "linux.resources.memory.swappiness";
+            return Err(PlanError::unsupported(field, unlimited));
+        }
+    }
+    if let Some(cpu) = resources.cpu() {
+        let realtime = cpu.realtime_runtime().is_some_and(|value| value != 0)
+            || cpu.realtime_period().is_some_and(|value| value != 0);
+        if realtime || cpu.burst().is_some_and(|value| value != 0) || cpu.idle() == Some(1) {
+            let reason = "of cpu only shares, quota, period, cpus and mems can be set";
+            return Err(PlanError::unsupported("linux.resources.cpu", reason));
+        }
+    }
+    Ok(())
+}
+
+fn read(resources: &LinuxResources, limits: &mut CgroupLimits) -> Result<(), PlanError> {
+    if let Some(cpu) = resources.cpu() {
+        limits.cpu_shares = cpu.shares().filter(|&shares| shares != 0);
+        limits.cpu_quota = cpu.quota().filter(|&quota| quota != 0);
+        limits.cpu_period = cpu.period().filter(|&period| period != 0);
+        limits.cpuset_cpus = cpu.cpus().clone().unwrap_or_default();
+        limits.cpuset_mems = cpu.mems().clone().unwrap_or_default();
+    }
+    if let Some(memory) = resources.memory() {
+        limits.memory_limit = memory.limit().filter(|&limit| limit != 0);
+        limits.memory_swap_limit = memory.swap().filter(|&limit| limit != 0);
+        limits.memory_reservation = memory.reservation().filter(|&limit| limit != 0);
+    }
+    limits.pids_limit = resources
+        .pids()
+        .as_ref()
+        .map(|pids| pids.limit())
+        .filter(|&limit| limit != 0);
+    for page in resources.hugepage_limits().iter().flatten() {
+        let limit = u64::try_from(page.limit()).map_err(|_negative| {
+            let reason = "a limit in bytes is not negative";
+            PlanError::invalid("linux.resources.hugepageLimits", page.limit(), reason)
+        })?;
+        limits.hugepages.push(HugepageLimit {
+            size: page.page_size().clone(),
+            limit,
+        });
+    }
+    let unified = resources.unified().iter().flatten();
+    limits.unified = unified
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    // In the map's own order two equal plans would differ.
+    limits.unified.sort();
+    Ok(())
+}
+
+fn device_rule(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, PlanError> {
+    const FIELD: &str = "linux.resources.devices";
+    let kind = match rule.typ().unwrap_or_default() {
+        LinuxDeviceType::A => DeviceKind::All,
+        LinuxDeviceType::B => DeviceKind::Block,
+        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
+        LinuxDeviceType::P => {
+            return Err(PlanError::invalid(
+                FIELD,
+                rule,
+                "FIFOs have no device rules",
+            ));
+        }
+    };
+    let access = rule.access().as_deref().unwrap_or("rwm");
+    if access.bytes().any(|letter| !b"rwm".contains(&letter)) {
+        return Err(PlanError::invalid(
+            FIELD,
+            access,
+            "access has only r, w and m",
+        ));
+    }
+    let number = |number: Option<i64>, largest| match number {
+        // -1 stands for any, from when the field could not be left out.
+        None | Some(-1) => Ok(None),
+        Some(number) => device_number(FIELD, number, largest).map(Some),
+    };
+    Ok(DeviceRule {
+        allow: rule.allow(),
+        kind,
+        major: number(rule.major(), MAX_MAJOR)?,
+        minor: number(rule.minor(), MAX_MINOR)?,
+        // Nothing said means everything.
+        read: access.is_empty() || access.contains('r'),
+        write: access.is_empty() || access.contains('w'),
+        mknod: access.is_empty() || access.contains('m'),
+    })
+}
+
+fn device_number(field: &'static str, number: i64, largest: i64) -> Result<u32, PlanError> {
+    match u32::try_from(number) {
+        Ok(small) if number <= largest => Ok(small),
+        _ => {
+            let reason = format!("device numbers are between 0 and {largest}");
+            Err(PlanError::invalid(field, number, reason))
+        }
+    }
+}
+
+pub(crate) fn major(field: &'static str, number: i64) -> Result<u32, PlanError> {
+    device_number(field, number, MAX_MAJOR)
+}
+
+pub(crate) fn minor(field: &'static str, number: i64) -> Result<u32, PlanError> {
+    device_number(field, number, MAX_MINOR)
+}

@@ -1,0 +1,286 @@
+//! The specification's mounts as steps.
+
+use std::path::{Component, Path};
+
+use berth_proto::shim::MountStep;
+use oci_spec::runtime::Mount;
+
+use crate::{
+    error::PlanError,
+    input::{Hierarchy, PlanInputs, Slot, Slots},
+    options::{Options, attr},
+};
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// Mount points below /proc that do not hide the kernel's own files from the masks:
+/// what lxcfs and the like replace. Any other place in /proc is refused
+/// (CVE-2019-16884 and its kin: a fake tree that labels and masks are applied to).
+const ALLOWED_IN_PROC: [&str; 9] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/net/dev",
+];
+
+#[derive(Debug, Default)]
+pub(crate) struct Mounts {
+    pub(crate) steps: Vec<MountStep>,
+    /// To be made read-only with all that is mounted below, when all is mounted.
+    pub(crate) readonly: Vec<String>,
+    /// /dev comes from the host, with what is in it.
+    pub(crate) foreign_dev: bool,
+}
+
+pub(crate) fn mounts(
+    given: &[Mount],
+    inputs: &PlanInputs<'_>,
+    slots: &mut Slots,
+) -> Result<Mounts, PlanError> {
+    let mut mounts = Mounts::default();
+    for mount in given {
+        mounts.add(mount, inputs, slots)?;
+    }
+    Ok(mounts)
+}
+
+impl Mounts {
+    fn add(
+        &mut self,
+        mount: &Mount,
+        inputs: &PlanInputs<'_>,
+        slots: &mut Slots,
+    ) -> Result<(), PlanError> {
+        let destination = destination(mount.destination())?;
+        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
+            let reason = format!("id mappings of {destination}");
+            return Err(PlanError::unsupported("mounts", reason));
+        }
+        let options = Options::parse(&destination, mount.options().as_deref().unwrap_or_default())?;
+        let fstype = mount.typ().as_deref().unwrap_or_default();
+        let bind = options.bind.is_some() || matches!(fstype, "bind" | "none" | "");
+        if bind {
+            if destination == "/dev" {
+                self.foreign_dev = true;
+            }
+            check_bind_in_proc(&destination)?;
+            let source = mount.source().as_deref().unwrap_or(Path::new(""));
+            let step = bind_step(destination, source, &options, inputs, slots)?;
+            self.steps.push(step);
+            return Ok(());
+        }
+        if destination.starts_with("/proc/") {
+            let reason = "only bind mounts of single files are possible below /proc";
+            return Err(PlanError::invalid(
+                "mounts.destination",
+                destination,
+                reason,
+            ));
+        }
+        if destination == "/dev" {
+            self.foreign_dev = false;
+        }
+        if fstype == "cgroup" {
+            self.cgroup(&destination, &options, inputs.cgroups);
+            return Ok(());
+        }
+        let source = mount
+            .source()
+            .as_ref()
+            .map(|path| path.display().to_string());
+        self.steps.push(MountStep {
+            destination,
+            fstype: fstype.to_owned(),
+            source: source.unwrap_or_default(),
+            // Part of kernels and of namespaces without it go without.
+            optional: fstype == "mqueue",
+            options: options.data.clone(),
+            ..attributes(&options)
+        });
+        Ok(())
+    }
+
+    /// "cgroup" stands for what the node has (runtime specification, "cgroup ownership").
+    fn cgroup(&mut self, destination: &str, options: &Options, hierarchies: &[Hierarchy]) {
+        if let [one] = hierarchies
+            && one.v2
+        {
+            self.steps.push(MountStep {
+                destination: destination.to_owned(),
+                fstype: "cgroup2".to_owned(),
+                source: "cgroup".to_owned(),
+                ..attributes(options)
+            });
+            return;
+        }
+        // Directories are made in the tmpfs before it can be read-only.
+        let inner = Options {
+            set: options.set & !attr::RDONLY,
+            ..options.clone()
+        };
+        self.steps.push(MountStep {
+            destination: destination.to_owned(),
+            fstype: "tmpfs".to_owned(),
+            source: "tmpfs".to_owned(),
+            options: vec!["mode=755".to_owned(), "size=64k".to_owned()],
+            ..attributes(&inner)
+        });
+        for hierarchy in hierarchies {
+            for name in directories(hierarchy) {
+                self.steps
+                    .push(hierarchy_step(destination, &name, hierarchy, &inner));
+            }
+        }
+        if options.set & attr::RDONLY != 0 {
+            self.readonly.push(destination.to_owned());
+        }
+    }
+}
+
+/// Controllers that share a hierarchy are found under each name and under both, as
+/// distributions link them.
+fn directories(hierarchy: &Hierarchy) -> Vec<String> {
+    if hierarchy.v2 {
+        return vec!["unified".to_owned()];
+    }
+    let all = hierarchy.controllers.as_str();
+    let mut names = vec![all.strip_prefix("name=").unwrap_or(all).to_owned()];
+    if all.contains(',') {
+        names.extend(all.split(',').map(str::to_owned));
+    }
+    names
+}
+
+fn hierarchy_step(root: &str, name: &str, hierarchy: &Hierarchy, options: &Options) -> MountStep {
+    let (fstype, data) = if hierarchy.v2 {
+        ("cgroup2", Vec::new())
+    } else if hierarchy.controllers.starts_with("name=") {
+        // A hierarchy without controllers must say so.
+        (
+            "cgroup",
+            vec!["none".to_owned(), hierarchy.controllers.clone()],
+        )
+    } else {
+        let controllers = hierarchy.controllers.split(',').map(str::to_owned);
+        ("cgroup", controllers.collect())
+    };
+    MountStep {
+        destination: format!("{root}/{name}"),
+        fstype: fstype.to_owned(),
+        source: "cgroup".to_owned(),
+        options: data,
+        ..attributes(options)
+    }
+}
+
+fn attributes(options: &Options) -> MountStep {
+    MountStep {
+        attr_set: options.set,
+        // A new mount has none of them.
+        attr_clear: 0,
+        propagation: options.propagation,
+        ..MountStep::default()
+    }
+}
+
+fn bind_step(
+    destination: String,
+    source: &Path,
+    options: &Options,
+    inputs: &PlanInputs<'_>,
+    slots: &mut Slots,
+) -> Result<MountStep, PlanError> {
+    if !source.is_absolute() {
+        let reason = format!("the source of {destination} must be an absolute path");
+        return Err(PlanError::invalid(
+            "mounts.source",
+            source.display(),
+            reason,
+        ));
+    }
+    if let Some(option) = options.data.first() {
+        let reason = format!("bind mounts such as {destination} have no such option");
+        return Err(PlanError::invalid("mounts.options", option, reason));
+    }
+    let of_pod = inputs.pod_dir.map(|dir| dir.join("shm"));
+    let (slot, file) = if of_pod.as_deref() == Some(source) {
+        (Slot::PodShm, false)
+    } else {
+        let file = (inputs.is_file)(source).map_err(|error| PlanError::Source {
+            path: source.to_owned(),
+            source: error,
+        })?;
+        let slot = Slot::Bind {
+            source: source.to_owned(),
+            recursive: options.bind.unwrap_or(false),
+            propagation: options.propagation,
+        };
+        (slot, file)
+    };
+    Ok(MountStep {
+        destination,
+        bind: true,
+        bind_slot: slots.add(slot),
+        attr_set: options.set,
+        attr_clear: options.clear,
+        recursive: options.recursive,
+        propagation: options.propagation,
+        file,
+        ..MountStep::default()
+    })
+}
+
+/// An absolute path without `..`, in its shortest spelling.
+fn destination(path: &Path) -> Result<String, PlanError> {
+    let invalid = |reason: &str| PlanError::invalid("mounts.destination", path.display(), reason);
+    let text = path.to_str().ok_or_else(|| invalid("not valid UTF-8"))?;
+    if !path.is_absolute() {
+        return Err(invalid("must be an absolute path"));
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(invalid("must not contain .."));
+    }
+    if text.contains('\0') {
+        return Err(invalid("must not contain NUL"));
+    }
+    let clean: String = path
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => name.to_str().map(|name| format!("/{name}")),
+            _ => None,
+        })
+        .collect();
+    if clean.is_empty() {
+        return Err(invalid("the root itself cannot be mounted over"));
+    }
+    Ok(clean)
+}
+
+fn check_bind_in_proc(destination: &str) -> Result<(), PlanError> {
+    let below = destination == "/proc" || destination.starts_with("/proc/");
+    if !below || ALLOWED_IN_PROC.contains(&destination) {
+        return Ok(());
+    }
+    // A whole procfs of the host is what privileged tools ask for, at /proc itself.
+    if destination == "/proc" {
+        return Ok(());
+    }
+    let reason =
+        "mounts below /proc would defeat its protection; only some single files can be replaced";
+    Err(PlanError::invalid(
+        "mounts.destination",
+        destination,
+        reason,
+    ))
+}
+
+/// Whether a path lies where control groups are shown.
+#[cfg(test)]
+pub(crate) fn is_cgroup(path: &str) -> bool {
+    path == CGROUP_ROOT || path.starts_with("/sys/fs/cgroup/")
+}

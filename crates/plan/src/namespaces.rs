@@ -1,0 +1,146 @@
+//! Namespaces: made, joined or the host's.
+
+use std::path::Path;
+
+use berth_proto::shim::{NamespacePlan, NamespaceTarget, Sysctl, namespace_target::Mode};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+
+use crate::{
+    error::PlanError,
+    input::{NamespaceKind, Slot, Slots},
+    sysctl::{self, SysctlSpace},
+};
+
+const FIELD: &str = "linux.namespaces";
+
+pub(crate) fn namespaces(
+    spec: &Spec,
+    linux: &Linux,
+    pod_dir: Option<&Path>,
+    slots: &mut Slots,
+) -> Result<NamespacePlan, PlanError> {
+    let mut plan = NamespacePlan::default();
+    let mut mount = false;
+    let mut seen = Vec::new();
+    for namespace in linux.namespaces().iter().flatten() {
+        let kind = namespace.typ();
+        if seen.contains(&kind) {
+            return Err(PlanError::invalid(FIELD, kind, "is listed twice"));
+        }
+        seen.push(kind);
+        let path = namespace.path().as_deref();
+        let (target, kind) = match kind {
+            LinuxNamespaceType::Pid => (&mut plan.pid, NamespaceKind::Pid),
+            LinuxNamespaceType::Network => (&mut plan.net, NamespaceKind::Net),
+            LinuxNamespaceType::Ipc => (&mut plan.ipc, NamespaceKind::Ipc),
+            LinuxNamespaceType::Uts => (&mut plan.uts, NamespaceKind::Uts),
+            LinuxNamespaceType::Cgroup => (&mut plan.cgroup, NamespaceKind::Cgroup),
+            LinuxNamespaceType::Mount => {
+                if let Some(path) = path {
+                    let reason = format!("joining the mount namespace {}", path.display());
+                    return Err(PlanError::unsupported(FIELD, reason));
+                }
+                mount = true;
+                continue;
+            }
+            LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+                let reason = format!("{kind} namespaces; leave it out");
+                return Err(PlanError::unsupported(FIELD, reason));
+            }
+        };
+        *target = Some(match path {
+            None => NamespaceTarget {
+                mode: Mode::New.into(),
+                slot: 0,
+            },
+            Some(path) => NamespaceTarget {
+                mode: Mode::Join.into(),
+                slot: slots.add(slot(kind, path, pod_dir)?),
+            },
+        });
+    }
+    if !mount {
+        let reason = "a container without a mount namespace of its own is not possible";
+        return Err(PlanError::unsupported(FIELD, reason));
+    }
+    let host = || {
+        Some(NamespaceTarget {
+            mode: Mode::Host.into(),
+            slot: 0,
+        })
+    };
+    for target in [
+        &mut plan.pid,
+        &mut plan.net,
+        &mut plan.ipc,
+        &mut plan.uts,
+        &mut plan.cgroup,
+    ] {
+        if target.is_none() {
+            *target = host();
+        }
+    }
+    if let Some(hostname) = spec.hostname() {
+        match mode(plan.uts.as_ref()) {
+            Mode::New => plan.hostname.clone_from(hostname),
+            // It was set when that namespace was made.
+            Mode::Join => {}
+            Mode::Host => {
+                let reason = "would rename the node; add a UTS namespace";
+                return Err(PlanError::invalid("hostname", hostname, reason));
+            }
+        }
+    }
+    if spec
+        .domainname()
+        .as_ref()
+        .is_some_and(|name| !name.is_empty())
+    {
+        let reason = "use the sysctl kernel.domainname";
+        return Err(PlanError::unsupported("domainname", reason));
+    }
+    Ok(plan)
+}
+
+fn slot(kind: NamespaceKind, path: &Path, pod_dir: Option<&Path>) -> Result<Slot, PlanError> {
+    if !path.is_absolute() {
+        let reason = "the path of a namespace must be absolute";
+        return Err(PlanError::invalid(FIELD, path.display(), reason));
+    }
+    let of_pod = pod_dir.is_some_and(|dir| dir.join(kind.name()) == path);
+    Ok(if of_pod {
+        Slot::PodNamespace(kind)
+    } else {
+        Slot::Namespace {
+            kind,
+            path: path.to_owned(),
+        }
+    })
+}
+
+fn mode(target: Option<&NamespaceTarget>) -> Mode {
+    target.map_or(Mode::Host, NamespaceTarget::mode)
+}
+
+/// Parameters in order of their names, none of which changes the host.
+pub(crate) fn sysctls(linux: &Linux, plan: &NamespacePlan) -> Result<Vec<Sysctl>, PlanError> {
+    let mut sysctls = Vec::new();
+    for (name, value) in linux.sysctl().iter().flatten() {
+        let (dotted, space) = sysctl::check(name, value)?;
+        let (target, kind) = match space {
+            SysctlSpace::Net => (&plan.net, "network"),
+            SysctlSpace::Ipc => (&plan.ipc, "IPC"),
+            SysctlSpace::Uts => (&plan.uts, "UTS"),
+        };
+        if mode(target.as_ref()) == Mode::Host {
+            let reason = format!("would change the node, whose {kind} namespace is used");
+            return Err(PlanError::invalid("linux.sysctl", dotted, reason));
+        }
+        sysctls.push(Sysctl {
+            name: dotted,
+            value: value.clone(),
+        });
+    }
+    sysctls.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(sysctls)
+}

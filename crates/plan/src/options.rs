@@ -1,0 +1,185 @@
+//! OCI mount options to what the mount calls take (runtime specification, "Linux mount options").
+
+use crate::error::PlanError;
+
+/// MOUNT_ATTR_* (include/uapi/linux/mount.h).
+pub(crate) mod attr {
+    pub(crate) const RDONLY: u64 = 0x1;
+    pub(crate) const NOSUID: u64 = 0x2;
+    pub(crate) const NODEV: u64 = 0x4;
+    pub(crate) const NOEXEC: u64 = 0x8;
+    /// Of all access time settings; one of them must be cleared to set another.
+    pub(crate) const ATIME: u64 = 0x70;
+    pub(crate) const NOATIME: u64 = 0x10;
+    pub(crate) const STRICTATIME: u64 = 0x20;
+    pub(crate) const NODIRATIME: u64 = 0x80;
+    pub(crate) const NOSYMFOLLOW: u64 = 0x20_0000;
+}
+
+/// The options of one mount, sorted out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// `Some(recursive)` for a bind mount.
+    pub(crate) bind: Option<bool>,
+    pub(crate) set: u64,
+    pub(crate) clear: u64,
+    /// The attributes are for mounts below as well.
+    pub(crate) recursive: bool,
+    /// MS_*, 0 for none.
+    pub(crate) propagation: u64,
+    pub(crate) propagation_recursive: bool,
+    /// For the file system.
+    pub(crate) data: Vec<String>,
+}
+
+impl Options {
+    pub(crate) fn parse(destination: &str, options: &[String]) -> Result<Self, PlanError> {
+        let mut parsed = Self::default();
+        let mut top = false;
+        for option in options {
+            match option.as_str() {
+                "bind" => parsed.bind = Some(parsed.bind.unwrap_or(false)),
+                "rbind" => parsed.bind = Some(true),
+                // Mount's own defaults; nothing to do.
+                "defaults" | "async" | "nolazytime" | "loud" | "nomand" => {}
+                "tmpcopyup" | "idmap" | "ridmap" | "remount" => {
+                    let reason = format!("option {option} of {destination}");
+                    return Err(PlanError::unsupported("mounts.options", reason));
+                }
+                other => {
+                    if let Some((flag, recursive)) = propagation(other) {
+                        parsed.propagation = flag;
+                        parsed.propagation_recursive = recursive;
+                    } else if let Some((set, clear)) = attribute(other) {
+                        parsed.apply(set, clear);
+                        top = true;
+                    } else if let Some((set, clear)) = other.strip_prefix('r').and_then(attribute) {
+                        parsed.apply(set, clear);
+                        parsed.recursive = true;
+                    } else {
+                        parsed.data.push(option.clone());
+                    }
+                }
+            }
+        }
+        // One call sets attributes either on the top or on all; setting more than was
+        // asked for is safe for what restricts, and wrong for what relaxes.
+        if parsed.recursive && top && parsed.clear & !attr::ATIME != 0 {
+            let reason = format!("options for {destination} and recursive ones that relax, mixed");
+            return Err(PlanError::unsupported("mounts.options", reason));
+        }
+        Ok(parsed)
+    }
+
+    /// The last word counts, as with mount(8).
+    fn apply(&mut self, set: u64, clear: u64) {
+        self.set = (self.set & !clear) | set;
+        self.clear = (self.clear & !set) | clear;
+        // The settings of access time are a number, not flags: cleared, then set.
+        if (set | clear) & attr::ATIME != 0 {
+            self.clear |= attr::ATIME;
+        }
+    }
+}
+
+/// What to set and to clear.
+fn attribute(option: &str) -> Option<(u64, u64)> {
+    Some(match option {
+        "ro" => (attr::RDONLY, 0),
+        "rw" => (0, attr::RDONLY),
+        "nosuid" => (attr::NOSUID, 0),
+        "suid" => (0, attr::NOSUID),
+        "nodev" => (attr::NODEV, 0),
+        "dev" => (0, attr::NODEV),
+        "noexec" => (attr::NOEXEC, 0),
+        "exec" => (0, attr::NOEXEC),
+        "noatime" => (attr::NOATIME, attr::ATIME),
+        "strictatime" => (attr::STRICTATIME, attr::ATIME),
+        // The kernel's default.
+        "relatime" | "atime" | "norelatime" | "nostrictatime" => (0, attr::ATIME),
+        "nodiratime" => (attr::NODIRATIME, 0),
+        "diratime" => (0, attr::NODIRATIME),
+        "nosymfollow" => (attr::NOSYMFOLLOW, 0),
+        "symfollow" => (0, attr::NOSYMFOLLOW),
+        _ => return None,
+    })
+}
+
+/// MS_* and whether for mounts below too.
+pub(crate) fn propagation(option: &str) -> Option<(u64, bool)> {
+    let (name, recursive) = match option {
+        "rprivate" | "rslave" | "rshared" | "runbindable" => (&option[1..], true),
+        other => (other, false),
+    };
+    let flag = match name {
+        "private" => libc::MS_PRIVATE,
+        "slave" => libc::MS_SLAVE,
+        "shared" => libc::MS_SHARED,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((flag, recursive))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &str) -> Options {
+        let options: Vec<String> = options.split(',').map(str::to_owned).collect();
+        Options::parse("/x", &options).unwrap()
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        let options = parse("ro,nosuid,suid,rw");
+        assert_eq!(
+            (options.set, options.clear),
+            (0, attr::RDONLY | attr::NOSUID)
+        );
+    }
+
+    #[test]
+    fn access_times_are_cleared_before_they_are_set() {
+        let options = parse("strictatime");
+        assert_eq!(
+            (options.set, options.clear),
+            (attr::STRICTATIME, attr::ATIME)
+        );
+        let options = parse("strictatime,noatime");
+        assert_eq!((options.set, options.clear), (attr::NOATIME, attr::ATIME));
+        let options = parse("noatime,relatime");
+        assert_eq!((options.set, options.clear), (0, attr::ATIME));
+    }
+
+    #[test]
+    fn recursive_words_differ_from_plain_ones_that_begin_with_r() {
+        let options = parse("rbind,rslave,rro");
+        assert_eq!(options.bind, Some(true));
+        assert_eq!((options.set, options.recursive), (attr::RDONLY, true));
+        assert_eq!(
+            (options.propagation, options.propagation_recursive),
+            (libc::MS_SLAVE, true)
+        );
+        // "ro" is not "recursive o", and "rw" and "relatime" are whole words.
+        assert!(!parse("ro").recursive && !parse("rw").recursive && !parse("relatime").recursive);
+    }
+
+    #[test]
+    fn what_is_no_option_of_mounts_goes_to_the_file_system() {
+        let options = parse("nosuid,mode=755,size=64k,newinstance");
+        assert_eq!(options.data, ["mode=755", "size=64k", "newinstance"]);
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for option in ["tmpcopyup", "idmap", "remount"] {
+            assert!(
+                Options::parse("/x", &[option.to_owned()]).is_err(),
+                "{option}"
+            );
+        }
+        assert!(Options::parse("/x", &["rw".to_owned(), "rro".to_owned()]).is_ok());
+        assert!(Options::parse("/x", &["exec".to_owned(), "rro".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! The whole: a specification to a plan.
+
+use berth_proto::shim::{CgroupDir, CgroupPlan, IoPlan, MAX_SLOTS, Plan, RootPlan};
+use oci_spec::runtime::{Linux, Spec};
+
+use crate::{
+    devices::devices,
+    error::PlanError,
+    input::{PlanInputs, PlanOutput, Slot, Slots},
+    limits,
+    mounts::mounts,
+    namespaces::{namespaces, sysctls},
+    options::propagation,
+    process::process,
+};
+
+/// Turns `spec` into a plan.
+///
+/// # Errors
+/// [`PlanError`] for what contradicts itself, is missing, or would be ignored because
+/// it is not supported yet.
+pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanError> {
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or(PlanError::Missing { field: "linux" })?;
+    let given = spec
+        .process()
+        .as_ref()
+        .ok_or(PlanError::Missing { field: "process" })?;
+    let root = spec
+        .root()
+        .as_ref()
+        .ok_or(PlanError::Missing { field: "root" })?;
+    refuse(spec, linux)?;
+
+    let mut slots = Slots::default();
+    let root = RootPlan {
+        tree_slot: slots.add(Slot::StateTree),
+        layers: inputs.root.layers.clone(),
+        upper: inputs.root.upper.clone(),
+        work: inputs.root.work.clone(),
+        volatile: inputs.root.volatile,
+        readonly: root.readonly().unwrap_or(false),
+        propagation: root_propagation(linux)?,
+    };
+    let namespaces = namespaces(spec, linux, inputs.pod_dir, &mut slots)?;
+    let sysctls = sysctls(linux, &namespaces)?;
+    let mounts = mounts(
+        spec.mounts().as_deref().unwrap_or_default(),
+        inputs,
+        &mut slots,
+    )?;
+    let mut process = process(given, inputs.env.clone(), inputs.kernel_capabilities)?;
+    if let Some(profile) = linux.seccomp() {
+        let filter = inputs.filters.get(profile, inputs.machine)?;
+        process.seccomp.clone_from(&filter.program);
+        process.seccomp_flags = filter.flags;
+    }
+    let io = io(inputs, &mut slots);
+    let cgroup = cgroup(inputs, &mut slots);
+    // One slot more is the plan's own.
+    if slots.0.len() + 1 > MAX_SLOTS {
+        return Err(PlanError::TooManySlots {
+            needed: slots.0.len() + 1,
+            limit: MAX_SLOTS,
+        });
+    }
+    let mut readonly_paths = mounts.readonly;
+    readonly_paths.extend(paths("linux.readonlyPaths", linux.readonly_paths())?);
+    let plan = Plan {
+        id: inputs.id.to_owned(),
+        terminal: process.terminal,
+        process: Some(process),
+        namespaces: Some(namespaces),
+        root: Some(root),
+        mounts: mounts.steps,
+        // A /dev of the host has its own.
+        devices: if mounts.foreign_dev {
+            Vec::new()
+        } else {
+            devices(linux.devices().as_deref().unwrap_or_default())?
+        },
+        masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
+        readonly_paths,
+        sysctls,
+        stop_signal: inputs.stop_signal,
+        io: Some(io),
+        cgroup: Some(cgroup),
+    };
+    Ok(PlanOutput {
+        plan,
+        slots: slots.0,
+        limits: limits::limits(linux.resources().as_ref())?,
+    })
+}
+
+/// What would be ignored.
+fn refuse(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
+    let unsupported = |field, asked: bool| {
+        if asked {
+            Err(PlanError::unsupported(field, "leave it out"))
+        } else {
+            Ok(())
+        }
+    };
+    let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|all| !all.is_empty());
+    let hooks = spec.hooks().as_ref();
+    unsupported(
+        "hooks",
+        hooks.is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default()),
+    )?;
+    unsupported("linux.uidMappings", mapped(linux.uid_mappings()))?;
+    unsupported("linux.gidMappings", mapped(linux.gid_mappings()))?;
+    unsupported(
+        "linux.mountLabel",
+        linux
+            .mount_label()
+            .as_ref()
+            .is_some_and(|label| !label.is_empty()),
+    )?;
+    unsupported("linux.intelRdt", linux.intel_rdt().is_some())?;
+    unsupported("linux.memoryPolicy", linux.memory_policy().is_some())?;
+    unsupported("linux.personality", linux.personality().is_some())?;
+    unsupported(
+        "linux.netDevices",
+        linux
+            .net_devices()
+            .as_ref()
+            .is_some_and(|devices| !devices.is_empty()),
+    )?;
+    unsupported(
+        "linux.timeOffsets",
+        linux
+            .time_offsets()
+            .as_ref()
+            .is_some_and(|offsets| !offsets.is_empty()),
+    )
+}
+
+fn root_propagation(linux: &Linux) -> Result<u64, PlanError> {
+    let given = linux.rootfs_propagation().as_deref().unwrap_or_default();
+    if given.is_empty() {
+        return Ok(0);
+    }
+    propagation(given).map(|(flag, _)| flag).ok_or_else(|| {
+        let reason =
+            "expected private, slave, shared, unbindable or one of these with an r before it";
+        PlanError::invalid("linux.rootfsPropagation", given, reason)
+    })
+}
+
+/// Absolute paths, in the order given.
+fn paths(field: &'static str, given: &Option<Vec<String>>) -> Result<Vec<String>, PlanError> {
+    let given = given.clone().unwrap_or_default();
+    let bad = |path: &&String| {
+        !path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..")
+    };
+    match given.iter().find(bad) {
+        Some(path) => Err(PlanError::invalid(
+            field,
+            path,
+            "must be absolute and without ..",
+        )),
+        None => Ok(given),
+    }
+}
+
+fn io(inputs: &PlanInputs<'_>, slots: &mut Slots) -> IoPlan {
+    let log_slot = if inputs.io.log {
+        i32::try_from(slots.add(Slot::LogFile)).unwrap_or(i32::MAX)
+    } else {
+        -1
+    };
+    IoPlan {
+        log_slot,
+        stdin: inputs.io.stdin,
+        stdin_once: inputs.io.stdin_once,
+        max_line: inputs.io.max_line,
+    }
+}
+
+fn cgroup(inputs: &PlanInputs<'_>, slots: &mut Slots) -> CgroupPlan {
+    let dirs = inputs.cgroups.iter().enumerate();
+    CgroupPlan {
+        dirs: dirs
+            .map(|(number, hierarchy)| CgroupDir {
+                slot: slots.add(Slot::CgroupDir(number)),
+                controllers: hierarchy.controllers.clone(),
+                v2: hierarchy.v2,
+            })
+            .collect(),
+    }
+}

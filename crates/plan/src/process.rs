@@ -1,0 +1,218 @@
+//! The process of a container, or one that is executed in it.
+
+use std::path::Path;
+
+use berth_proto::shim::{CapabilitySets, ProcessPlan, Rlimit};
+use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process};
+
+use crate::{
+    capability::{Cap, CapSet},
+    error::PlanError,
+};
+
+/// Turns a process into what the shim carries out, without a seccomp filter.
+///
+/// `env` replaces the specification's, which cannot hold what is not text.
+/// `kernel` is what the kernel has; other capabilities are left out.
+///
+/// # Errors
+/// [`PlanError`] naming the field.
+pub fn process(
+    process: &Process,
+    env: Option<Vec<Vec<u8>>>,
+    kernel: CapSet,
+) -> Result<ProcessPlan, PlanError> {
+    refuse(process)?;
+    let args: Vec<Vec<u8>> = process
+        .args()
+        .iter()
+        .flatten()
+        .map(|arg| arg.clone().into_bytes())
+        .collect();
+    if args.is_empty() {
+        return Err(PlanError::Missing {
+            field: "process.args",
+        });
+    }
+    if args[0].is_empty() {
+        let reason = "the program's name is empty";
+        return Err(PlanError::invalid("process.args", "", reason));
+    }
+    let env = env.unwrap_or_else(|| {
+        let given = process.env().iter().flatten();
+        given.map(|entry| entry.clone().into_bytes()).collect()
+    });
+    // execve takes strings that end at the first NUL.
+    for (field, strings) in [("process.args", &args), ("process.env", &env)] {
+        if let Some(bad) = strings.iter().find(|bytes| bytes.contains(&0)) {
+            let shown = String::from_utf8_lossy(bad);
+            return Err(PlanError::invalid(field, shown, "contains a NUL byte"));
+        }
+    }
+    if let Some(bad) = env.iter().find(|entry| !has_name(entry)) {
+        let shown = String::from_utf8_lossy(bad);
+        return Err(PlanError::invalid(
+            "process.env",
+            shown,
+            "expected NAME=value",
+        ));
+    }
+    let user = process.user();
+    Ok(ProcessPlan {
+        args,
+        env,
+        cwd: cwd(process.cwd())?,
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        capabilities: Some(capabilities(process, kernel)?),
+        no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
+        oom_score_adj: oom_score_adj(process.oom_score_adj())?,
+        umask: user.umask(),
+        terminal: process.terminal().unwrap_or(false),
+        ..ProcessPlan::default()
+    })
+}
+
+fn refuse(process: &Process) -> Result<(), PlanError> {
+    let profile = process.apparmor_profile().as_deref().unwrap_or_default();
+    if !matches!(profile, "" | "unconfined") {
+        let reason = format!("profile {profile}; use unconfined");
+        return Err(PlanError::unsupported("process.apparmorProfile", reason));
+    }
+    if process
+        .selinux_label()
+        .as_ref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        return Err(PlanError::unsupported(
+            "process.selinuxLabel",
+            "leave it out",
+        ));
+    }
+    if process.io_priority().is_some() {
+        return Err(PlanError::unsupported("process.ioPriority", "leave it out"));
+    }
+    if process.scheduler().is_some() {
+        return Err(PlanError::unsupported("process.scheduler", "leave it out"));
+    }
+    if process.exec_cpu_affinity().is_some() {
+        return Err(PlanError::unsupported(
+            "process.execCPUAffinity",
+            "leave it out",
+        ));
+    }
+    Ok(())
+}
+
+fn has_name(entry: &[u8]) -> bool {
+    entry
+        .iter()
+        .position(|&byte| byte == b'=')
+        .is_some_and(|place| place > 0)
+}
+
+fn cwd(path: &Path) -> Result<Vec<u8>, PlanError> {
+    let text = path.as_os_str().as_encoded_bytes();
+    if path.is_absolute() && !text.contains(&0) {
+        Ok(text.to_vec())
+    } else {
+        let reason = "must be an absolute path in the container";
+        Err(PlanError::invalid("process.cwd", path.display(), reason))
+    }
+}
+
+fn capabilities(process: &Process, kernel: CapSet) -> Result<CapabilitySets, PlanError> {
+    let Some(given) = process.capabilities() else {
+        return Ok(CapabilitySets::default());
+    };
+    let set = |caps: &Option<Capabilities>| {
+        let caps = caps.iter().flatten();
+        let known: CapSet = caps
+            .filter_map(|cap| Cap::parse(&cap.to_string()))
+            .collect();
+        known.and(kernel)
+    };
+    let (bounding, effective) = (set(given.bounding()), set(given.effective()));
+    let (permitted, inheritable) = (set(given.permitted()), set(given.inheritable()));
+    let ambient = set(given.ambient());
+    // capset(2) and prctl(PR_CAP_AMBIENT) refuse these with a bare EPERM.
+    for (what, inner, outer, name) in [
+        ("effective", effective, permitted, "permitted"),
+        (
+            "ambient",
+            ambient,
+            permitted.and(inheritable),
+            "permitted and inheritable",
+        ),
+    ] {
+        if let Some(cap) = inner.without(outer).iter().next() {
+            let reason = format!("is {what} without being {name}");
+            return Err(PlanError::invalid("process.capabilities", cap, reason));
+        }
+    }
+    Ok(CapabilitySets {
+        bounding: bounding.bits(),
+        effective: effective.bits(),
+        permitted: permitted.bits(),
+        inheritable: inheritable.bits(),
+        ambient: ambient.bits(),
+    })
+}
+
+fn rlimits(given: &[PosixRlimit]) -> Result<Vec<Rlimit>, PlanError> {
+    let mut limits: Vec<Rlimit> = Vec::new();
+    for limit in given {
+        let resource = resource(limit.typ());
+        if limits.iter().any(|other| other.resource == resource) {
+            return Err(PlanError::invalid(
+                "process.rlimits",
+                limit.typ(),
+                "is listed twice",
+            ));
+        }
+        if limit.soft() > limit.hard() {
+            let reason = format!("soft {} is above hard {}", limit.soft(), limit.hard());
+            return Err(PlanError::invalid("process.rlimits", limit.typ(), reason));
+        }
+        limits.push(Rlimit {
+            resource,
+            soft: limit.soft(),
+            hard: limit.hard(),
+        });
+    }
+    Ok(limits)
+}
+
+/// RLIMIT_* (include/uapi/asm-generic/resource.h).
+fn resource(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => 0,
+        PosixRlimitType::RlimitFsize => 1,
+        PosixRlimitType::RlimitData => 2,
+        PosixRlimitType::RlimitStack => 3,
+        PosixRlimitType::RlimitCore => 4,
+        PosixRlimitType::RlimitRss => 5,
+        PosixRlimitType::RlimitNproc => 6,
+        PosixRlimitType::RlimitNofile => 7,
+        PosixRlimitType::RlimitMemlock => 8,
+        PosixRlimitType::RlimitAs => 9,
+        PosixRlimitType::RlimitLocks => 10,
+        PosixRlimitType::RlimitSigpending => 11,
+        PosixRlimitType::RlimitMsgqueue => 12,
+        PosixRlimitType::RlimitNice => 13,
+        PosixRlimitType::RlimitRtprio => 14,
+        PosixRlimitType::RlimitRttime => 15,
+    }
+}
+
+fn oom_score_adj(given: Option<i32>) -> Result<Option<i32>, PlanError> {
+    match given {
+        Some(value) if !(-1000..=1000).contains(&value) => {
+            let reason = "must be between -1000 and 1000";
+            Err(PlanError::invalid("process.oomScoreAdj", value, reason))
+        }
+        other => Ok(other),
+    }
+}
