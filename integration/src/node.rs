@@ -82,10 +82,11 @@ impl Node {
     pub fn prepare(config: &str) -> Result<Self> {
         programs::directory()?;
         // Not below /tmp, which may be memory: layers belong on a disk.
+        let place = std::env::var_os("BERTH_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
         let home = tempfile::Builder::new()
             .prefix("berth-t-")
             .rand_bytes(8)
-            .tempdir_in("/var/tmp")?;
+            .tempdir_in(place)?;
         let path = home.path().to_owned();
         let netns = NetNs::new()?;
         for part in ["root", "run", "logs"] {
