@@ -11,8 +11,6 @@ use crate::{
     options::{Options, attr},
 };
 
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-
 /// Mount points below /proc that do not hide the kernel's own files from the masks:
 /// what lxcfs and the like replace. Any other place in /proc is refused
 /// (CVE-2019-16884 and its kin: a fake tree that labels and masks are applied to).
@@ -277,10 +275,4 @@ fn check_bind_in_proc(destination: &str) -> Result<(), PlanError> {
         destination,
         reason,
     ))
-}
-
-/// Whether a path lies where control groups are shown.
-#[cfg(test)]
-pub(crate) fn is_cgroup(path: &str) -> bool {
-    path == CGROUP_ROOT || path.starts_with("/sys/fs/cgroup/")
 }
