@@ -47,6 +47,43 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
+/// What a container has unless it is told otherwise, by name without `CAP_`.
+pub const DEFAULT: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// A name that no capability has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no capability is called {0:?}")]
+pub struct UnknownCapability(pub String);
+
+/// The set of `names`, each with or without `CAP_` and in any case.
+///
+/// # Errors
+/// The first name that no capability has.
+pub fn mask<'names>(
+    names: impl IntoIterator<Item = &'names str>,
+) -> Result<u64, UnknownCapability> {
+    names
+        .into_iter()
+        .map(|name| Cap::parse(name).ok_or_else(|| UnknownCapability(name.to_owned())))
+        .collect::<Result<CapSet, _>>()
+        .map(CapSet::bits)
+}
+
 /// One capability, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cap(u8);
@@ -189,6 +226,12 @@ mod tests {
         }
         assert_eq!(CapSet::all().bits(), (1 << 41) - 1);
         assert_eq!(CapSet::from_bits(u64::MAX), CapSet::all());
+    }
+
+    #[test]
+    fn the_default_set_is_the_usual_one() {
+        assert_eq!(mask(DEFAULT).unwrap(), 0xa804_25fb);
+        assert_eq!(mask(["chown", "CAP_NOPE"]).unwrap_err().0, "CAP_NOPE");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Device nodes of a container's own /dev.
 
-use berth_proto::shim::DeviceNode;
+use std::path::Path;
+
+use berth_proto::shim::{DeviceNode, MountStep};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::{error::PlanError, limits};
@@ -21,7 +23,23 @@ const DEFAULT: [(&str, u32, u32); 6] = [
 /// Any kind of node for everybody, where the specification says nothing.
 const DEFAULT_MODE: u32 = 0o666;
 
-pub(crate) fn devices(given: &[LinuxDevice]) -> Result<Vec<DeviceNode>, PlanError> {
+/// Where the shim makes links, whatever nodes the host has under these names.
+const LINKS: [&str; 5] = [
+    "/dev/fd",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/stderr",
+    "/dev/ptmx",
+];
+
+/// The default nodes and those of `given`, of which later ones replace earlier ones.
+/// A node that `mounts` or the terminal cover is left out: nodes are made when all is
+/// mounted, and it could not be.
+pub(crate) fn devices(
+    given: &[LinuxDevice],
+    mounts: &[MountStep],
+    terminal: bool,
+) -> Result<Vec<DeviceNode>, PlanError> {
     let mut nodes: Vec<DeviceNode> = DEFAULT
         .iter()
         .map(|(path, major, minor)| DeviceNode {
@@ -38,6 +56,14 @@ pub(crate) fn devices(given: &[LinuxDevice]) -> Result<Vec<DeviceNode>, PlanErro
         nodes.retain(|other| other.path != node.path);
         nodes.push(node);
     }
+    nodes.retain(|node| {
+        let covered = mounts.iter().any(|mount| {
+            mount.destination.starts_with("/dev/")
+                && Path::new(&node.path).starts_with(&mount.destination)
+        });
+        let console = terminal && node.path == "/dev/console";
+        !covered && !console && !LINKS.contains(&node.path.as_str())
+    });
     Ok(nodes)
 }
 
@@ -70,13 +96,21 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {
             limits::minor(FIELD, device.minor())?,
         )
     };
+    let owner = |id: Option<u32>| match id.unwrap_or(0) {
+        u32::MAX => Err(PlanError::invalid(
+            FIELD,
+            path.display(),
+            "its owner is no id",
+        )),
+        id => Ok(id),
+    };
     Ok(DeviceNode {
         path: clean.to_owned(),
         // Some callers pass the whole st_mode.
         mode: kind | (device.file_mode().unwrap_or(DEFAULT_MODE) & 0o7777),
         major,
         minor,
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
+        uid: owner(device.uid())?,
+        gid: owner(device.gid())?,
     })
 }

@@ -13,6 +13,9 @@ use crate::{
     seccomp::{FilterCache, Machine},
 };
 
+/// Source of a bind mount that stands for the pod's /dev/shm, wherever that is.
+pub const POD_SHM: &str = "berth:pod-shm";
+
 /// What the specification does not say.
 pub struct PlanInputs<'a> {
     /// The container's id.
@@ -105,15 +108,15 @@ pub struct PlanOutput {
 pub enum Slot {
     /// A detached tree of the directory that [`RootInputs`] is relative to.
     StateTree,
-    /// A detached tree of a host directory or file. `propagation` (an MS_* flag, 0 for
-    /// none) must be set on it, recursively where the tree is, before it is sent: the
-    /// shim's step speaks of its top only.
+    /// A detached tree of a host directory or file. `propagation` must be set on it,
+    /// recursively where the tree is, before it is sent: the shim's step leaves it
+    /// alone, because its attributes may be for the top only.
     Bind {
         /// Host path, symlinks followed.
         source: PathBuf,
         /// Cloned with what is mounted below.
         recursive: bool,
-        /// MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE or 0.
+        /// MS_PRIVATE, MS_SLAVE, MS_SHARED or MS_UNBINDABLE.
         propagation: u64,
     },
     /// A detached tree of the pod's /dev/shm.

@@ -22,9 +22,12 @@ pub mod seccomp;
 pub mod sysctl;
 
 pub use self::{
+    capability::{Cap, CapSet},
     error::PlanError,
-    input::{Hierarchy, IoInputs, NamespaceKind, PlanInputs, PlanOutput, RootInputs, Slot},
-    limits::{CgroupLimits, DeviceKind, DeviceRule, HugepageLimit},
+    input::{
+        Hierarchy, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs, Slot,
+    },
+    limits::{CgroupLimits, DeviceKind, DeviceRule, HugepageLimit, limits},
     plan::plan,
     process::process,
 };

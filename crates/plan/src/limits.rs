@@ -1,6 +1,6 @@
 //! Resources as plain values, for whoever writes control groups.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec};
 
 use crate::error::PlanError;
 
@@ -89,7 +89,16 @@ const ALWAYS: [(u32, Option<u32>); 8] = [
 const MAX_MAJOR: i64 = (1 << 12) - 1;
 const MAX_MINOR: i64 = (1 << 20) - 1;
 
-pub(crate) fn limits(resources: Option<&LinuxResources>) -> Result<CgroupLimits, PlanError> {
+/// The limits of `spec`, as [`crate::plan()`] returns them.
+///
+/// # Errors
+/// [`PlanError`] for what means nothing or would be ignored.
+pub fn limits(spec: &Spec) -> Result<CgroupLimits, PlanError> {
+    let linux = spec.linux().as_ref();
+    of(linux.and_then(|linux| linux.resources().as_ref()))
+}
+
+pub(crate) fn of(resources: Option<&LinuxResources>) -> Result<CgroupLimits, PlanError> {
     let mut limits = CgroupLimits::default();
     if let Some(resources) = resources {
         refuse(resources)?;

@@ -7,14 +7,14 @@ use oci_spec::runtime::Mount;
 
 use crate::{
     error::PlanError,
-    input::{Hierarchy, PlanInputs, Slot, Slots},
+    input::{Hierarchy, POD_SHM, PlanInputs, Slot, Slots},
     options::{Options, attr},
 };
 
 /// Mount points below /proc that do not hide the kernel's own files from the masks:
 /// what lxcfs and the like replace. Any other place in /proc is refused
 /// (CVE-2019-16884 and its kin: a fake tree that labels and masks are applied to).
-const ALLOWED_IN_PROC: [&str; 9] = [
+const ALLOWED_IN_PROC: [&str; 11] = [
     "/proc/cpuinfo",
     "/proc/diskstats",
     "/proc/loadavg",
@@ -24,6 +24,8 @@ const ALLOWED_IN_PROC: [&str; 9] = [
     "/proc/swaps",
     "/proc/uptime",
     "/proc/net/dev",
+    "/proc/sys/crypto/fips_enabled",
+    "/proc/sys/kernel/ns_last_pid",
 ];
 
 #[derive(Debug, Default)]
@@ -41,8 +43,15 @@ pub(crate) fn mounts(
     slots: &mut Slots,
 ) -> Result<Mounts, PlanError> {
     let mut mounts = Mounts::default();
-    for mount in given {
-        mounts.add(mount, inputs, slots)?;
+    let mut ordered = given
+        .iter()
+        .map(|mount| Ok((destination(mount.destination())?, mount)))
+        .collect::<Result<Vec<_>, PlanError>>()?;
+    // A volume listed before what it lies in would be hidden by it. The sort is
+    // stable: otherwise the specification's order holds.
+    ordered.sort_by_key(|(destination, _)| destination.matches('/').count());
+    for (destination, mount) in ordered {
+        mounts.add(destination, mount, inputs, slots)?;
     }
     Ok(mounts)
 }
@@ -50,11 +59,11 @@ pub(crate) fn mounts(
 impl Mounts {
     fn add(
         &mut self,
+        destination: String,
         mount: &Mount,
         inputs: &PlanInputs<'_>,
         slots: &mut Slots,
     ) -> Result<(), PlanError> {
-        let destination = destination(mount.destination())?;
         if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
             let reason = format!("id mappings of {destination}");
             return Err(PlanError::unsupported("mounts", reason));
@@ -82,6 +91,12 @@ impl Mounts {
         }
         if destination == "/dev" {
             self.foreign_dev = false;
+        }
+        // Masks would be laid over something else than the kernel's files.
+        let fake = destination == "/proc" && fstype != "proc";
+        if fake || fstype.contains('\0') {
+            let reason = format!("cannot be mounted at {destination}");
+            return Err(PlanError::invalid("mounts.type", fstype, reason));
         }
         if fstype == "cgroup" {
             self.cgroup(&destination, &options, inputs.cgroups);
@@ -131,7 +146,7 @@ impl Mounts {
         for hierarchy in hierarchies {
             for name in directories(hierarchy) {
                 self.steps
-                    .push(hierarchy_step(destination, &name, hierarchy, &inner));
+                    .push(hierarchy_step(destination, &name, hierarchy, options));
             }
         }
         if options.set & attr::RDONLY != 0 {
@@ -179,8 +194,7 @@ fn hierarchy_step(root: &str, name: &str, hierarchy: &Hierarchy, options: &Optio
 fn attributes(options: &Options) -> MountStep {
     MountStep {
         attr_set: options.set,
-        // A new mount has none of them.
-        attr_clear: 0,
+        attr_clear: options.cleared(),
         propagation: options.propagation,
         ..MountStep::default()
     }
@@ -193,8 +207,17 @@ fn bind_step(
     inputs: &PlanInputs<'_>,
     slots: &mut Slots,
 ) -> Result<MountStep, PlanError> {
-    if !source.is_absolute() {
+    let shared = inputs.pod_dir.map(|dir| dir.join("shm"));
+    if source != Path::new(POD_SHM) && !source.is_absolute() {
         let reason = format!("the source of {destination} must be an absolute path");
+        return Err(PlanError::invalid(
+            "mounts.source",
+            source.display(),
+            reason,
+        ));
+    }
+    if source.as_os_str().as_encoded_bytes().contains(&0) {
+        let reason = format!("the source of {destination} contains NUL");
         return Err(PlanError::invalid(
             "mounts.source",
             source.display(),
@@ -205,8 +228,7 @@ fn bind_step(
         let reason = format!("bind mounts such as {destination} have no such option");
         return Err(PlanError::invalid("mounts.options", option, reason));
     }
-    let of_pod = inputs.pod_dir.map(|dir| dir.join("shm"));
-    let (slot, file) = if of_pod.as_deref() == Some(source) {
+    let (slot, file) = if source == Path::new(POD_SHM) || shared.as_deref() == Some(source) {
         (Slot::PodShm, false)
     } else {
         let file = (inputs.is_file)(source).map_err(|error| PlanError::Source {
@@ -216,7 +238,12 @@ fn bind_step(
         let slot = Slot::Bind {
             source: source.to_owned(),
             recursive: options.bind.unwrap_or(false),
-            propagation: options.propagation,
+            // The clone of a shared mount is shared too: what a container with the
+            // capability mounts in it would appear on the host.
+            propagation: match options.propagation {
+                0 => libc::MS_PRIVATE,
+                given => given,
+            },
         };
         (slot, file)
     };
@@ -225,9 +252,10 @@ fn bind_step(
         bind: true,
         bind_slot: slots.add(slot),
         attr_set: options.set,
-        attr_clear: options.clear,
+        attr_clear: options.cleared(),
         recursive: options.recursive,
-        propagation: options.propagation,
+        // Set where the tree was opened, on all of it.
+        propagation: 0,
         file,
         ..MountStep::default()
     })

@@ -13,6 +13,9 @@ use crate::{
 
 const FIELD: &str = "linux.namespaces";
 
+/// Longest host name (__NEW_UTS_LEN).
+const MAX_HOSTNAME: usize = 64;
+
 pub(crate) fn namespaces(
     spec: &Spec,
     linux: &Linux,
@@ -28,7 +31,11 @@ pub(crate) fn namespaces(
             return Err(PlanError::invalid(FIELD, kind, "is listed twice"));
         }
         seen.push(kind);
-        let path = namespace.path().as_deref();
+        // Some callers write an empty path where they mean none.
+        let path = namespace
+            .path()
+            .as_deref()
+            .filter(|path| !path.as_os_str().is_empty());
         let (target, kind) = match kind {
             LinuxNamespaceType::Pid => (&mut plan.pid, NamespaceKind::Pid),
             LinuxNamespaceType::Network => (&mut plan.net, NamespaceKind::Net),
@@ -82,9 +89,14 @@ pub(crate) fn namespaces(
     }
     if let Some(hostname) = spec.hostname() {
         match mode(plan.uts.as_ref()) {
+            Mode::New if hostname.len() > MAX_HOSTNAME || hostname.contains('\0') => {
+                let reason = format!("at most {MAX_HOSTNAME} bytes, none of them NUL");
+                return Err(PlanError::invalid("hostname", hostname, reason));
+            }
             Mode::New => plan.hostname.clone_from(hostname),
             // It was set when that namespace was made.
             Mode::Join => {}
+            Mode::Host if hostname.is_empty() => {}
             Mode::Host => {
                 let reason = "would rename the node; add a UTS namespace";
                 return Err(PlanError::invalid("hostname", hostname, reason));

@@ -1,5 +1,7 @@
 //! The whole: a specification to a plan.
 
+use std::path::{Component, Path};
+
 use berth_proto::shim::{CgroupDir, CgroupPlan, IoPlan, MAX_SLOTS, Plan, RootPlan};
 use oci_spec::runtime::{Linux, Spec};
 
@@ -33,6 +35,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         .as_ref()
         .ok_or(PlanError::Missing { field: "root" })?;
     refuse(spec, linux)?;
+    check(inputs)?;
 
     let mut slots = Slots::default();
     let root = RootPlan {
@@ -67,7 +70,21 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         });
     }
     let mut readonly_paths = mounts.readonly;
-    readonly_paths.extend(paths("linux.readonlyPaths", linux.readonly_paths())?);
+    for path in paths("linux.readonlyPaths", linux.readonly_paths())? {
+        if !readonly_paths.contains(&path) {
+            readonly_paths.push(path);
+        }
+    }
+    // A /dev of the host has its own.
+    let devices = if mounts.foreign_dev {
+        Vec::new()
+    } else {
+        devices(
+            linux.devices().as_deref().unwrap_or_default(),
+            &mounts.steps,
+            process.terminal,
+        )?
+    };
     let plan = Plan {
         id: inputs.id.to_owned(),
         terminal: process.terminal,
@@ -75,12 +92,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         namespaces: Some(namespaces),
         root: Some(root),
         mounts: mounts.steps,
-        // A /dev of the host has its own.
-        devices: if mounts.foreign_dev {
-            Vec::new()
-        } else {
-            devices(linux.devices().as_deref().unwrap_or_default())?
-        },
+        devices,
         masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
         readonly_paths,
         sysctls,
@@ -91,8 +103,33 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     Ok(PlanOutput {
         plan,
         slots: slots.0,
-        limits: limits::limits(linux.resources().as_ref())?,
+        limits: limits::of(linux.resources().as_ref())?,
     })
+}
+
+/// Highest signal number (SIGRTMAX).
+const MAX_SIGNAL: i32 = 64;
+
+fn check(inputs: &PlanInputs<'_>) -> Result<(), PlanError> {
+    let signal = inputs.stop_signal;
+    if !(1..=MAX_SIGNAL).contains(&signal) {
+        let reason = format!("signals are between 1 and {MAX_SIGNAL}");
+        return Err(PlanError::invalid("stop signal", signal, reason));
+    }
+    let root = &inputs.root;
+    let mut paths: Vec<&String> = root.layers.iter().collect();
+    if !(root.upper.is_empty() && root.work.is_empty()) {
+        paths.extend([&root.upper, &root.work]);
+    }
+    for path in paths {
+        let below = |part| matches!(part, Component::Normal(_));
+        let inside = !path.is_empty() && Path::new(path).components().all(below);
+        if !inside || path.contains('\0') {
+            let reason = "must be a relative path without ..";
+            return Err(PlanError::invalid("layers of the root", path, reason));
+        }
+    }
+    Ok(())
 }
 
 /// What would be ignored.

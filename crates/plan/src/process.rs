@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use berth_proto::shim::{CapabilitySets, ProcessPlan, Rlimit};
-use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process};
+use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process, User};
 
 use crate::{
     capability::{Cap, CapSet},
@@ -58,6 +58,7 @@ pub fn process(
         ));
     }
     let user = process.user();
+    check_user(user)?;
     Ok(ProcessPlan {
         args,
         env,
@@ -104,6 +105,39 @@ fn refuse(process: &Process) -> Result<(), PlanError> {
         ));
     }
     Ok(())
+}
+
+/// Most supplementary groups (NGROUPS_MAX).
+const MAX_GROUPS: usize = 65_536;
+
+fn check_user(user: &User) -> Result<(), PlanError> {
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    if groups.len() > MAX_GROUPS {
+        let reason = format!("at most {MAX_GROUPS} groups");
+        return Err(PlanError::invalid(
+            "process.user.additionalGids",
+            groups.len(),
+            reason,
+        ));
+    }
+    // To setresuid(2) and its kin all bits set means "leave it", which is root.
+    let groups = groups.iter().map(|id| ("process.user.additionalGids", *id));
+    let own = [
+        ("process.user.uid", user.uid()),
+        ("process.user.gid", user.gid()),
+    ];
+    for (field, id) in own.into_iter().chain(groups) {
+        if id == u32::MAX {
+            return Err(PlanError::invalid(field, id, "is not an id"));
+        }
+    }
+    match user.umask() {
+        Some(mask) if mask > 0o777 => {
+            let reason = "a mask has nine bits";
+            Err(PlanError::invalid("process.user.umask", mask, reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn has_name(entry: &[u8]) -> bool {
