@@ -7,12 +7,15 @@
 //!
 //! Linked into the shim: no JSON, no tracing, nothing that is not needed there.
 
-mod bpf;
+mod apply;
+mod cpulist;
 mod create;
+mod device_program;
 mod devices;
 mod error;
 mod exec;
 mod file;
+mod freeze;
 mod group;
 mod kill;
 mod layout;
@@ -22,9 +25,11 @@ mod path;
 mod remove;
 mod resources;
 mod stats;
+mod tree;
 
 pub use devices::{DeviceKind, DeviceRule};
 pub use error::Error;
+pub use exec::ExecGroup;
 pub use group::{Dir, Group};
 pub use layout::{Hierarchy, Layout, Mode};
 pub use path::GroupPath;

@@ -1,6 +1,6 @@
 //! What a group uses.
 
-use crate::{Group, file, layout};
+use crate::{Group, file};
 
 /// A limit above this is none: v1 shows the largest page-aligned number.
 const UNLIMITED: u64 = 1 << 62;
@@ -55,11 +55,7 @@ impl Group {
     }
 
     fn read_cpu(&self, stats: &mut Stats) {
-        let v1 = |name: &str| {
-            self.dirs
-                .iter()
-                .find(|dir| !dir.v2 && layout::has(&dir.controllers, name))
-        };
+        let v1 = |name: &str| self.dirs.iter().find(|dir| !dir.v2 && dir.has(name));
         if let Some(dir) = v1("cpuacct") {
             let number = |name| file::number(&dir.fd, name).unwrap_or(0);
             stats.cpu_usage_ns = number("cpuacct.usage");
