@@ -1,0 +1,74 @@
+//! Section `[image]`.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+/// Registries and images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImageConfig {
+    /// Registries, `HOST` or `HOST:PORT`, that are spoken to over plain http.
+    pub(crate) insecure_registries: Vec<String>,
+    /// PEM files with authorities to trust besides the system's.
+    pub(crate) extra_ca: Vec<PathBuf>,
+    /// Layers of one pull that are fetched and unpacked at the same time.
+    pub(crate) max_concurrent_layers: usize,
+    /// The platform to choose from an index; the node's own by default.
+    pub(crate) platform: Option<Platform>,
+    /// Most bytes that an image's layers may come to when unpacked; against bombs.
+    pub(crate) max_image_bytes: u64,
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self {
+            insecure_registries: Vec::new(),
+            extra_ca: Vec::new(),
+            max_concurrent_layers: 3,
+            platform: None,
+            max_image_bytes: 64 << 30,
+        }
+    }
+}
+
+/// An OCI platform: `OS/ARCHITECTURE` or `OS/ARCHITECTURE/VARIANT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Platform {
+    pub(crate) os: String,
+    pub(crate) architecture: String,
+    pub(crate) variant: Option<String>,
+}
+
+impl FromStr for Platform {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let word = |part: &str| {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+            (!part.is_empty() && part.bytes().all(fits)).then(|| part.to_owned())
+        };
+        let mut parts = text.split('/');
+        let os = parts.next().and_then(word).ok_or(())?;
+        let architecture = parts.next().and_then(word).ok_or(())?;
+        let variant = match parts.next() {
+            Some(part) => Some(word(part).ok_or(())?),
+            None => None,
+        };
+        match parts.next() {
+            Some(_) => Err(()),
+            None => Ok(Self {
+                os,
+                architecture,
+                variant,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Section `[telemetry]`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Metrics, health and logs. What leaves the node by OTLP is configured by the
+/// standard `OTEL_*` variables alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TelemetryConfig {
+    /// TCP address of metrics and health; none is off. The unix socket is
+    /// always there.
+    pub(crate) listen: Option<SocketAddr>,
+    /// How log lines look.
+    pub(crate) log_format: LogFormat,
+    /// Which log lines there are: a level, or directives such as
+    /// `info,berth_agent=debug`.
+    pub(crate) log_level: String,
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9640)),
+            log_format: LogFormat::Text,
+            log_level: "info".to_owned(),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}

@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Addresses, MetricsFormat, Pages, serve};
+
+struct House {
+    _home: TempDir,
+    addresses: Addresses,
+    ready: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+impl House {
+    async fn open() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (ready, receiver) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let pages = Pages::new(
+            receiver,
+            |format| format!("{format:?}"),
+            || serde_json::json!([{"verb": "run-pod-sandbox"}]),
+        );
+        let socket = home.path().join("metrics.sock");
+        let address = "127.0.0.1:0".parse().unwrap();
+        let addresses = serve(&socket, Some(address), pages, stop.clone())
+            .await
+            .unwrap();
+        Self {
+            _home: home,
+            addresses,
+            ready,
+            stop,
+        }
+    }
+
+    async fn ask(&self, request: &str) -> String {
+        let stream = UnixStream::connect(&self.addresses.socket).await.unwrap();
+        talk(stream, request).await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        ))
+        .await
+    }
+}
+
+async fn talk<S>(mut stream: S, request: &str) -> String
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let limit = Duration::from_secs(20);
+    match tokio::time::timeout(limit, stream.read_to_string(&mut answer)).await {
+        Ok(Ok(_) | Err(_)) => answer,
+        Err(_) => panic!("no end of the answer: {answer:?}"),
+    }
+}
+
+#[tokio::test]
+async fn readiness_follows_the_agent_and_liveness_does_not() {
+    let house = House::open().await;
+    assert!(house.get("/readyz").await.starts_with("HTTP/1.1 503"));
+    assert!(house.get("/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(house.get("/livez?verbose").await.contains("[+]serving ok"));
+    house.ready.send(true).unwrap();
+    assert!(house.get("/readyz").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn the_format_is_what_the_scraper_accepts() {
+    let house = House::open().await;
+    for (accept, format) in [
+        ("", MetricsFormat::Text),
+        ("Accept: */*\r\n", MetricsFormat::Text),
+        (
+            "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5\r\n",
+            MetricsFormat::OpenMetrics,
+        ),
+        (
+            "Accept: text/plain, application/openmetrics-text; q=0\r\n",
+            MetricsFormat::Text,
+        ),
+        (
+            "Accept: application/openmetrics-text; version=9.0.0\r\n",
+            MetricsFormat::Text,
+        ),
+    ] {
+        let answer = house
+            .ask(&format!(
+                "GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}Connection: close\r\n\r\n"
+            ))
+            .await;
+        assert!(answer.contains(format.content_type()), "{accept}: {answer}");
+        assert!(answer.ends_with(&format!("{format:?}")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_names_objects_is_not_told_over_tcp() {
+    let house = House::open().await;
+    assert!(house.get("/debug/tasks").await.contains("run-pod-sandbox"));
+    let stream = TcpStream::connect(house.addresses.tcp.unwrap())
+        .await
+        .unwrap();
+    let request = "GET /debug/tasks HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    assert!(talk(stream, request).await.starts_with("HTTP/1.1 403"));
+}
+
+#[tokio::test]
+async fn other_methods_other_paths_and_long_headers_are_refused() {
+    let house = House::open().await;
+    let post =
+        "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert!(house.ask(post).await.starts_with("HTTP/1.1 405"));
+    assert!(house.get("/nothing").await.starts_with("HTTP/1.1 404"));
+    let long = format!("/metrics?{}", "x".repeat(20_000));
+    let answer = house.get(&long).await;
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_whole_is_let_go() {
+    let house = House::open().await;
+    let stream = UnixStream::connect(&house.addresses.socket).await.unwrap();
+    let answer = talk(stream, "GET /metrics HT").await;
+    assert!(!answer.contains("200 OK"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_socket_is_gone_after_the_end_and_a_taken_port_is_done_without() {
+    let house = House::open().await;
+    let taken = house.addresses.tcp;
+    let home = tempfile::tempdir().unwrap();
+    let (_sender, ready) = watch::channel(true);
+    let pages = Pages::new(ready, |_| String::new(), || serde_json::Value::Null);
+    let stop = CancellationToken::new();
+    let second = serve(&home.path().join("m.sock"), taken, pages, stop.clone())
+        .await
+        .unwrap();
+    assert!(second.tcp.is_none() && second.socket.exists());
+    stop.cancel();
+    house.stop.cancel();
+    while second.socket.exists() || house.addresses.socket.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! Log lines on standard error.
+
+use std::io::IsTerminal as _;
+
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _,
+    registry::LookupSpan, reload, util::SubscriberInitExt as _,
+};
+
+use crate::config::{LogFormat, TelemetryConfig};
+
+/// Why something is no log filter.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FilterError {
+    /// It does not parse.
+    #[error(transparent)]
+    Parse(#[from] tracing_subscriber::filter::ParseError),
+    /// It parses, but as the name of a module, which is hardly ever meant.
+    #[error("no level is called {0:?}")]
+    Level(String),
+    /// Nothing is logged any more.
+    #[error("the log is gone")]
+    Gone(#[from] reload::Error),
+}
+
+/// Which log lines there are.
+#[derive(Debug)]
+pub(crate) struct Filter;
+
+impl Filter {
+    /// Checks a filter.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(text: &str) -> Result<(), FilterError> {
+        Self::parse(text).map(drop)
+    }
+
+    fn parse(text: &str) -> Result<EnvFilter, FilterError> {
+        for directive in text.split(',').map(str::trim) {
+            // A lone word that is not a level would be taken as "everything of
+            // this module": `infoo` would silence all else.
+            let lone = !directive.contains(['=', '[', ':']);
+            let is_level = !directive.is_empty() && directive.parse::<LevelFilter>().is_ok();
+            if lone && !is_level {
+                return Err(FilterError::Level(directive.to_owned()));
+            }
+        }
+        Ok(EnvFilter::builder().parse(text)?)
+    }
+}
+
+/// Changes the filter while the agent runs.
+#[derive(Clone, Debug)]
+pub(super) struct Handle(reload::Handle<EnvFilter, Registry>);
+
+impl Handle {
+    pub(super) fn set(&self, text: &str) -> Result<(), FilterError> {
+        self.0.reload(Filter::parse(text)?)?;
+        Ok(())
+    }
+}
+
+pub(super) fn start(
+    config: &TelemetryConfig,
+    tracer: Option<SdkTracer>,
+) -> Result<Handle, super::TelemetryError> {
+    let (filter, handle) = reload::Layer::new(Filter::parse(&config.log_level)?);
+    // Spans are exported at their own level, however quiet the log is.
+    let spans = tracer.map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(LevelFilter::INFO)
+    });
+    tracing_subscriber::registry()
+        .with(lines(config.log_format).with_filter(filter))
+        .with(spans)
+        .try_init()?;
+    Ok(Handle(handle))
+}
+
+fn lines<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .boxed(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_are_filters_and_misspelt_levels_are_not() {
+        for good in [
+            "info",
+            "warn,berth_agent=debug",
+            "off",
+            "berth_agent::cri=trace",
+        ] {
+            Filter::check(good).unwrap();
+        }
+        for bad in ["infoo", "", "info,x=loud", "loud,,="] {
+            assert!(Filter::check(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One call from its arrival to its end.
+
+use std::{sync::Arc, time::Instant};
+
+use opentelemetry::trace::TraceContextExt as _;
+use tonic::{Code, Status};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::super::{Metrics, metrics::TraceLabels};
+
+/// Ends as cancelled if it is dropped before [`Call::end`].
+#[derive(Debug)]
+pub(super) struct Call {
+    method: &'static str,
+    span: Span,
+    metrics: Arc<Metrics>,
+    since: Instant,
+    ended: bool,
+}
+
+impl Call {
+    pub(super) fn new(method: &'static str, span: Span, metrics: Arc<Metrics>) -> Self {
+        Self {
+            method,
+            span,
+            metrics,
+            since: Instant::now(),
+            ended: false,
+        }
+    }
+
+    /// The call ended with `status`.
+    pub(super) fn end(mut self, status: &Status) {
+        self.record(status.code(), Some(status.message()));
+    }
+
+    fn record(&mut self, code: Code, message: Option<&str>) {
+        self.ended = true;
+        let took = self.since.elapsed();
+        let outcome = name(code);
+        let trace = TraceLabels::of(self.span.context().span().span_context());
+        self.metrics.rpc_ended(self.method, outcome, took, trace);
+        self.span.record("rpc.status_code", outcome);
+        if code != Code::Ok {
+            self.span.record("error.type", outcome);
+            if is_fault(code) {
+                self.span.record("otel.status_code", "ERROR");
+            }
+        }
+        let message = message.unwrap_or("the client went away");
+        self.span.in_scope(|| match level(code) {
+            Level::Warn => tracing::warn!(code = outcome, ?took, "call failed: {message}"),
+            Level::Info => tracing::info!(code = outcome, ?took, "call failed: {message}"),
+            Level::Debug => tracing::debug!(code = outcome, ?took, "call failed: {message}"),
+            Level::Trace => tracing::trace!(?took, "call ended"),
+        });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.record(Code::Cancelled, None);
+        }
+    }
+}
+
+enum Level {
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How loud the log line is. A kubelet asks after what is gone all day, and an
+/// old or new one for calls that are not there; both are no news.
+fn level(code: Code) -> Level {
+    match code {
+        Code::Internal | Code::DataLoss | Code::Unknown | Code::ResourceExhausted => Level::Warn,
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::Unauthenticated => Level::Info,
+        Code::NotFound | Code::Unimplemented | Code::Cancelled => Level::Debug,
+        Code::Ok => Level::Trace,
+    }
+}
+
+/// The codes that OpenTelemetry's convention counts as errors of a server.
+fn is_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// The canonical name.
+pub(super) fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

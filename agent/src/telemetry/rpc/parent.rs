@@ -1,0 +1,66 @@
+//! The span of a call, as a child of the caller's.
+
+use http::HeaderMap;
+use opentelemetry::{
+    Context,
+    propagation::{Extractor, TextMapPropagator as _},
+    trace::TraceContextExt as _,
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::{Span, field::Empty};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+/// The trace that the caller's `traceparent` (W3C Trace Context) names; an
+/// invalid one is as none.
+pub(super) fn caller(headers: &HeaderMap) -> Context {
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
+}
+
+/// A span for one call to `method`. What the call is about is recorded by
+/// those who find it out: `pod_id`, `container_id`, `image`.
+pub(super) fn span(method: &'static str, headers: &HeaderMap) -> Span {
+    // The level only decides at which log levels the ids are on the lines of a
+    // call: at all of them.
+    let span = tracing::error_span!(
+        "rpc",
+        otel.name = method,
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = method,
+        rpc.status_code = Empty,
+        error.type = Empty,
+        trace_id = Empty,
+        span_id = Empty,
+        pod_id = Empty,
+        container_id = Empty,
+        image = Empty,
+    );
+    let caller = caller(headers);
+    let from_caller = caller.span().span_context().clone();
+    // Fails where nothing is exported; the caller's trace is on the log lines all the same.
+    let exported = span.set_parent(caller).is_ok();
+    let own = span.context().span().span_context().clone();
+    let shown = if exported && own.is_valid() {
+        own
+    } else {
+        from_caller
+    };
+    if shown.is_valid() {
+        span.record("trace_id", tracing::field::display(shown.trace_id()));
+        span.record("span_id", tracing::field::display(shown.span_id()));
+    }
+    span
+}
