@@ -35,4 +35,4 @@ pub use layout::{Hierarchy, Layout, Mode};
 pub use path::GroupPath;
 pub use remove::{list_children, remove_if_empty};
 pub use resources::{Hugepage, Resources};
-pub use stats::Stats;
+pub use stats::{Pressure, Stall, Stats};
