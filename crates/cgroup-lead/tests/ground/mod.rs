@@ -2,6 +2,7 @@
 //! happens to the test.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::print_stderr, reason = "what is left behind must be seen")]
 #![allow(clippy::unwrap_used, reason = "tests say what failed by panicking")]
 
 use std::{
