@@ -47,6 +47,26 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// The stable lower-case name, for metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "invalid_argument",
+            Self::NotFound => "not_found",
+            Self::AlreadyExists => "already_exists",
+            Self::FailedPrecondition => "failed_precondition",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::Unavailable => "unavailable",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Cancelled => "cancelled",
+            Self::PermissionDenied => "permission_denied",
+            Self::Unauthenticated => "unauthenticated",
+            Self::DataLoss => "data_loss",
+            Self::Unimplemented => "unimplemented",
+            Self::Aborted => "aborted",
+            Self::Internal => "internal",
+        }
+    }
+
     /// Every kind, in the order of declaration.
     #[cfg(test)]
     pub(crate) const ALL: [Self; 14] = [

@@ -1,3 +1,68 @@
-//! To be written.
+//! The node agent: CRI and `berth.v1` over gRPC.
+//!
+//! Requests fall in one direction: the edges (`cri`, `berth`), the life cycles
+//! (`sandbox`, `container`, `image`), the pure `spec`, the `store` with its ledger,
+//! and the libraries that act on the node.
 
-fn main() {}
+mod berth;
+mod cgroup;
+mod config;
+mod container;
+mod cri;
+mod error;
+mod ids;
+mod image;
+mod listen;
+mod network;
+mod node;
+mod operation;
+mod recovery;
+mod sandbox;
+mod serve;
+#[path = "spec_lead/mod.rs"]
+mod spec;
+mod start;
+mod store;
+mod telemetry;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+
+use config::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(Command::Config(command)) = &args.command {
+        return match config::run_command(command, &args, &mut std::io::stdout().lock()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => fail(&format!("writing: {error}")),
+        };
+    }
+    let config = match config::load(&args) {
+        Ok(config) => config,
+        Err(findings) => return fail(&findings.to_string()),
+    };
+    if let Err(error) = berth_phase::configure_from_env() {
+        return fail(&error.to_string());
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("starting threads: {error}")),
+    };
+    match runtime.block_on(serve::serve(config, args.shim)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// The last words of an agent that does not start; nothing logs yet or any more.
+fn fail(text: &str) -> ExitCode {
+    // Standard error may be closed; then nobody can be told.
+    writeln!(std::io::stderr(), "berth-agent: {text}").ok();
+    ExitCode::FAILURE
+}

@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// [default: unix://RUN_DIR/agent.sock]
     #[arg(long, value_name = "unix:///PATH", global = true)]
     pub(crate) listen: Vec<String>,
+    /// The shim's program [default: berth-shim beside this program]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) shim: Option<PathBuf>,
     /// error, warn, info, debug, trace, or directives such as info,berth_agent=debug
     #[arg(long, value_name = "LEVEL", global = true)]
     pub(crate) log_level: Option<String>,

@@ -102,6 +102,11 @@ impl Config {
         name.is_empty() || self.runtime_handlers.contains_key(name)
     }
 
+    /// Every handler, the default one (with the empty name) first.
+    pub(crate) fn handler_names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once("").chain(self.runtime_handlers.keys().map(String::as_str))
+    }
+
     /// The parent of pods' cgroups where the caller names none.
     pub(crate) fn cgroup_parent(&self) -> &str {
         &self.cgroup.parent

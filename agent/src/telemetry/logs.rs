@@ -8,7 +8,13 @@ use tracing_subscriber::{
     registry::LookupSpan, reload, util::SubscriberInitExt as _,
 };
 
+use super::lines::Fields;
 use crate::config::{LogFormat, TelemetryConfig};
+
+/// What libraries say about themselves below these levels is noise even to who
+/// debugs the agent; a directive of one's own for the same target wins.
+const QUIET: &str = "h2=info,hyper=info,hyper_util=info,tower=info,rustls=info,reqwest=info,\
+     opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn";
 
 /// Why something is no log filter.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +53,7 @@ impl Filter {
                 return Err(FilterError::Level(directive.to_owned()));
             }
         }
-        Ok(EnvFilter::builder().parse(text)?)
+        Ok(EnvFilter::builder().parse(format!("{QUIET},{text}"))?)
     }
 }
 
@@ -90,6 +96,7 @@ where
     let lines = fmt::layer().with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines
+            .fmt_fields(Fields)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
             .boxed(),

@@ -12,6 +12,7 @@
 
 mod exposition;
 mod instruments;
+mod lines;
 mod logs;
 mod metrics;
 mod otlp;

@@ -1,6 +1,9 @@
 //! One call from its arrival to its end.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use opentelemetry::trace::TraceContextExt as _;
 use tonic::{Code, Status};
@@ -9,19 +12,31 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::super::{Metrics, metrics::TraceLabels};
 
-/// Ends as cancelled if it is dropped before [`Call::end`].
+/// Ends as cancelled, or at its deadline, if it is dropped before [`Call::end`].
 #[derive(Debug)]
 pub(super) struct Call {
     method: &'static str,
     span: Span,
     metrics: Arc<Metrics>,
     since: Instant,
+    limit: Option<Duration>,
     ended: bool,
 }
 
+/// How much earlier than here the caller's clock may have started: the time its
+/// request was on the way.
+const ON_THE_WAY: Duration = Duration::from_millis(20);
+
 impl Call {
-    pub(super) fn new(method: &'static str, span: Span, metrics: Arc<Metrics>) -> Self {
+    /// `limit` is how long the caller waits, if it says so.
+    pub(super) fn new(
+        method: &'static str,
+        span: Span,
+        limit: Option<Duration>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
+            limit,
             method,
             span,
             metrics,
@@ -32,23 +47,22 @@ impl Call {
 
     /// The call ended with `status`.
     pub(super) fn end(mut self, status: &Status) {
-        self.record(status.code(), Some(status.message()));
+        self.record(status.code(), status.message());
     }
 
-    fn record(&mut self, code: Code, message: Option<&str>) {
+    fn record(&mut self, code: Code, message: &str) {
         self.ended = true;
         let took = self.since.elapsed();
         let outcome = name(code);
         let trace = TraceLabels::of(self.span.context().span().span_context());
         self.metrics.rpc_ended(self.method, outcome, took, trace);
-        self.span.record("rpc.status_code", outcome);
+        self.span.set_attribute("rpc.status_code", outcome);
         if code != Code::Ok {
-            self.span.record("error.type", outcome);
+            self.span.set_attribute("error.type", outcome);
             if is_fault(code) {
                 self.span.record("otel.status_code", "ERROR");
             }
         }
-        let message = message.unwrap_or("the client went away");
         self.span.in_scope(|| match level(code) {
             Level::Warn => tracing::warn!(code = outcome, ?took, "call failed: {message}"),
             Level::Info => tracing::info!(code = outcome, ?took, "call failed: {message}"),
@@ -60,8 +74,14 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if !self.ended {
-            self.record(Code::Cancelled, None);
+        if self.ended {
+            return;
+        }
+        let waited = self.since.elapsed() + ON_THE_WAY;
+        if self.limit.is_some_and(|limit| waited >= limit) {
+            self.record(Code::DeadlineExceeded, "the caller's deadline passed");
+        } else {
+            self.record(Code::Cancelled, "the client went away");
         }
     }
 }
@@ -103,6 +123,26 @@ fn is_fault(code: Code) -> bool {
             | Code::Unavailable
             | Code::DataLoss
     )
+}
+
+/// How long the caller waits, by its `grpc-timeout` header: up to eight digits
+/// and a unit (the gRPC protocol over HTTP/2).
+pub(super) fn limit(headers: &http::HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// The canonical name.

@@ -105,7 +105,8 @@ where
         let method = methods::method(request.uri().path());
         let span = parent::span(method, request.headers());
         let place = Place::take(&self.layer.in_flight, self.layer.limit);
-        let call = Call::new(method, span.clone(), self.layer.metrics.clone());
+        let limit = call::limit(request.headers());
+        let call = Call::new(method, span.clone(), limit, self.layer.metrics.clone());
         let Some(place) = place else {
             let limit = self.layer.limit;
             return Box::pin(async move {

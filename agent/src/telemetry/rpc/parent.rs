@@ -10,6 +10,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::methods::OTHER;
+
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {
@@ -28,9 +30,13 @@ pub(super) fn caller(headers: &HeaderMap) -> Context {
     TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
 }
 
-/// A span for one call to `method`. What the call is about is recorded by
-/// those who find it out: `pod_id`, `container_id`, `image`.
+/// A span for one call to `method`; none for what is not the agent's own work.
+/// What the call is about is recorded by those who find it out: `pod_id`,
+/// `container_id`, `image`.
 pub(super) fn span(method: &'static str, headers: &HeaderMap) -> Span {
+    if method == OTHER {
+        return Span::none();
+    }
     // The level only decides at which log levels the ids are on the lines of a
     // call: at all of them.
     let span = tracing::error_span!(
@@ -38,20 +44,21 @@ pub(super) fn span(method: &'static str, headers: &HeaderMap) -> Span {
         otel.name = method,
         otel.kind = "server",
         otel.status_code = Empty,
-        rpc.system.name = "grpc",
-        rpc.method = method,
-        rpc.status_code = Empty,
-        error.type = Empty,
-        trace_id = Empty,
-        span_id = Empty,
+        method,
         pod_id = Empty,
         container_id = Empty,
         image = Empty,
+        trace_id = Empty,
+        span_id = Empty,
     );
     let caller = caller(headers);
     let from_caller = caller.span().span_context().clone();
     // Fails where nothing is exported; the caller's trace is on the log lines all the same.
     let exported = span.set_parent(caller).is_ok();
+    if exported {
+        span.set_attribute("rpc.system.name", "grpc");
+        span.set_attribute("rpc.method", method);
+    }
     let own = span.context().span().span_context().clone();
     let shown = if exported && own.is_valid() {
         own

@@ -127,3 +127,38 @@ fn the_callers_trace_is_taken_and_nonsense_is_not() {
         assert_eq!(context.span().span_context().is_valid(), valid, "{value}");
     }
 }
+
+#[tokio::test]
+async fn a_call_whose_deadline_passed_is_told_apart_from_one_called_off() {
+    let metrics = Arc::new(Metrics::new());
+    let layer = RpcLayer::new(metrics.clone(), 8);
+    let service = layer.layer(service_fn(|_: Request<()>| async {
+        std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>().await
+    }));
+    let mut late = request(VERSION);
+    late.headers_mut()
+        .insert("grpc-timeout", "10m".parse().unwrap());
+    tokio::time::timeout(Duration::from_millis(10), service.oneshot(late))
+        .await
+        .unwrap_err();
+    assert_eq!(count(&metrics, &VERSION[1..], "DEADLINE_EXCEEDED"), 1);
+}
+
+#[test]
+fn a_callers_limit_is_read_in_every_unit_and_nonsense_is_none() {
+    let limit = |value: &str| {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("grpc-timeout", value.parse().unwrap());
+        call::limit(&headers)
+    };
+    assert_eq!(limit("2M"), Some(Duration::from_secs(120)));
+    assert_eq!(limit("1500m"), Some(Duration::from_millis(1500)));
+    assert_eq!(
+        limit("99999999H"),
+        Some(Duration::from_secs(99_999_999 * 3600))
+    );
+    for bad in ["", "S", "5", "999999999S", "-1S", "5x"] {
+        assert_eq!(limit(bad), None, "{bad}");
+    }
+    assert_eq!(call::limit(&http::HeaderMap::new()), None);
+}

@@ -1,0 +1,101 @@
+//! The control group library with the agent's errors. Everything blocks.
+
+use std::time::Duration;
+
+use berth_cgroup::{DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Resources, Stats};
+use berth_plan::CgroupLimits;
+
+use crate::error::{Error, Kind, Result};
+
+/// Limits as the plan has them.
+pub(crate) fn resources(limits: &CgroupLimits) -> Resources {
+    Resources {
+        cpu_shares: limits.cpu_shares,
+        cpu_quota: limits.cpu_quota,
+        cpu_period: limits.cpu_period,
+        memory_limit: limits.memory_limit,
+        memory_swap_limit: limits.memory_swap_limit,
+        memory_reservation: limits.memory_reservation,
+        pids_limit: limits.pids_limit,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        hugepages: limits
+            .hugepages
+            .iter()
+            .map(|page| Hugepage {
+                size: page.size.clone(),
+                limit: page.limit,
+            })
+            .collect(),
+        unified: limits.unified.clone(),
+        devices: limits
+            .devices
+            .iter()
+            .map(|rule| DeviceRule {
+                allow: rule.allow,
+                kind: match rule.kind {
+                    berth_plan::DeviceKind::All => DeviceKind::All,
+                    berth_plan::DeviceKind::Block => DeviceKind::Block,
+                    berth_plan::DeviceKind::Char => DeviceKind::Char,
+                },
+                major: rule.major,
+                minor: rule.minor,
+                read: rule.read,
+                write: rule.write,
+                mknod: rule.mknod,
+            })
+            .collect(),
+    }
+}
+
+/// Kills every process in the group at `path`. A group that is not there has none.
+///
+/// # Errors
+/// DeadlineExceeded if a process does not die.
+pub(crate) fn kill(layout: &Layout, path: &str, limit: Duration) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let path = GroupPath::parse(path).map_err(convert)?;
+    match Group::open(layout, &path) {
+        Ok(group) => group.kill_all(limit).map_err(convert),
+        Err(_not_there) => Ok(()),
+    }
+}
+
+/// Removes the group at `path`. A group that is not there is removed.
+///
+/// # Errors
+/// DeadlineExceeded if a process is left.
+pub(crate) fn remove(layout: &Layout, path: &str, limit: Duration) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let path = GroupPath::parse(path).map_err(convert)?;
+    Group::remove(layout, &path, limit).map_err(convert)
+}
+
+/// Removes the group at `path` where nobody uses it.
+pub(crate) fn remove_if_empty(layout: &Layout, path: &str) {
+    if let Ok(path) = GroupPath::parse(path) {
+        berth_cgroup::remove_if_empty(layout, &path);
+    }
+}
+
+/// What the group at `path` uses; none if it is gone.
+pub(crate) fn stats(layout: &Layout, path: &str) -> Option<Stats> {
+    let path = GroupPath::parse(path).ok()?;
+    Some(Group::open(layout, &path).ok()?.stats())
+}
+
+/// What went wrong with a group.
+pub(crate) fn convert(error: berth_cgroup::Error) -> Error {
+    use berth_cgroup::Error as E;
+    let kind = match &error {
+        E::Invalid { .. } => Kind::InvalidArgument,
+        E::NoController { .. } => Kind::FailedPrecondition,
+        E::Busy { .. } => Kind::DeadlineExceeded,
+        _ => Kind::Internal,
+    };
+    Error::new(kind, "control group of the container").with_source(error)
+}

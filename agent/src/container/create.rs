@@ -1,0 +1,698 @@
+//! CreateContainer: everything that is slow, so that a start is not.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use berth_cgroup::{Group, GroupPath};
+use berth_engine::{PodDescriptors, Shim};
+use berth_phase::Phase;
+use berth_plan::{
+    Hierarchy, IoInputs, NamespaceKind, PlanInputs, PlanOutput, RootInputs, Slot,
+    capability::CapSet, seccomp::Machine,
+};
+use berth_proto::cri::{
+    ContainerConfig, CreateContainerRequest, NamespaceMode, security_profile::ProfileType,
+};
+use berth_sys::{
+    credentials, mount,
+    resolve::{self, Scope},
+};
+use nix::libc;
+use prost::Message as _;
+use tokio::sync::mpsc;
+
+use super::{
+    Container, Live, convert, files,
+    remove::{forget, tear_down},
+    state::{Event, Processes, State},
+    watch,
+};
+use crate::{
+    error::{Error, Result},
+    ids::{ContainerId, Process},
+    node::{Directories, Node, blocking, now},
+    operation::{Context, Fingerprint, Request, Value, Verb},
+    sandbox::Sandbox,
+    spec::{self, Built, PodFiles},
+    store::{Change, ContainerRecord, Effect, ImageRecord, MadeBy, SandboxRecord},
+};
+
+/// Most that is read of an image's passwd or group: a larger one is there to hurt.
+const LARGEST_ACCOUNTS: u64 = 1024 * 1024;
+/// Most that is read of a seccomp profile.
+const LARGEST_PROFILE: u64 = 4 * 1024 * 1024;
+
+/// Creates a container in a pod sandbox and returns its id.
+///
+/// # Errors
+/// NotFound for an unknown sandbox or image, FailedPrecondition unless the sandbox
+/// is ready, InvalidArgument for a configuration that cannot be; nothing is left
+/// of a failure.
+pub(crate) async fn create(
+    node: &Arc<Node>,
+    request: CreateContainerRequest,
+    deadline: Option<tokio::time::Instant>,
+) -> Result<String> {
+    create_for(node, request, false, deadline).await
+}
+
+/// As [`create`]; the container may be one that is removed after its exit.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) async fn create_for(
+    node: &Arc<Node>,
+    request: CreateContainerRequest,
+    remove_after_exit: bool,
+    deadline: Option<tokio::time::Instant>,
+) -> Result<String> {
+    let sandbox = node.sandbox(&request.pod_sandbox_id)?;
+    let fingerprint = Fingerprint::of_message(&request);
+    let config = request.config.unwrap_or_default();
+    let name = check(&config)?;
+    let key = format!("{}/{name}", sandbox.id);
+    let operation = Request::new(Verb::CreateContainer, key)
+        .fingerprint(fingerprint)
+        .deadline(deadline);
+    let node_in = node.clone();
+    let value = node
+        .operations
+        .run(operation, move |context| async move {
+            build(&node_in, &sandbox, config, remove_after_exit, &context).await
+        })
+        .await?;
+    value.into_id()
+}
+
+/// Checks what can be checked before anything is looked up; returns the name that
+/// must be unique in the sandbox.
+fn check(config: &ContainerConfig) -> Result<String> {
+    let metadata = config
+        .metadata
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the container's config has no metadata"))?;
+    if metadata.name.is_empty() {
+        return Err(Error::invalid("the container's metadata has no name"));
+    }
+    if config
+        .image
+        .as_ref()
+        .is_none_or(|image| image.image.is_empty())
+    {
+        return Err(Error::invalid("the container's config names no image"));
+    }
+    let log = Path::new(&config.log_path);
+    let leads_out = log.is_absolute()
+        || log
+            .components()
+            .any(|part| part == std::path::Component::ParentDir);
+    if leads_out || config.log_path.contains('\0') {
+        return Err(Error::invalid(format!(
+            "log_path {:?}: expected a path relative to the sandbox's log_directory without \"..\"",
+            config.log_path
+        )));
+    }
+    if !config.cdi_devices.is_empty() {
+        return Err(Error::unimplemented("CDI devices are not supported yet"));
+    }
+    Ok(name_of(config))
+}
+
+fn name_of(config: &ContainerConfig) -> String {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    format!("{}/{}", metadata.name, metadata.attempt)
+}
+
+async fn build(
+    node: &Arc<Node>,
+    sandbox: &Arc<Sandbox>,
+    config: ContainerConfig,
+    remove_after_exit: bool,
+    context: &Context,
+) -> Result<Value> {
+    context.enter(Phase::Validate, "")?;
+    check(&config)?;
+    let pod = sandbox.record();
+    if !pod.state.is_ready() || pod.removing {
+        return Err(Error::precondition(format!(
+            "pod sandbox {} is not ready",
+            sandbox.id.short()
+        )));
+    }
+    let taken = node
+        .containers_of(&sandbox.id)
+        .into_iter()
+        .find(|container| {
+            let record = container.record();
+            !record.removing && name_of(&record.config) == name_of(&config)
+        });
+    if let Some(taken) = taken {
+        return Err(Error::already_exists(format!(
+            "container {} of pod sandbox {} has the name {} already",
+            taken.id.short(),
+            sandbox.id.short(),
+            name_of(&config)
+        ))
+        .with_remedy("remove it, or use the next attempt number"));
+    }
+    let image_name = config.image.clone().unwrap_or_default().image;
+    let image = node.images.find(&image_name)?.ok_or_else(|| {
+        Error::not_found(format!("image {image_name:?} is not on this node"))
+            .with_remedy("pull it first")
+    })?;
+    let id = ContainerId::random()?;
+    context.makes(id.as_str());
+
+    context.enter(Phase::Plan, "")?;
+    let made = Inputs {
+        node: node.clone(),
+        id: id.clone(),
+        pod,
+        image,
+        config,
+        remove_after_exit,
+    };
+    let prepared = blocking("plan the container", move || made.plan()).await?;
+    let Prepared {
+        record,
+        plan,
+        volumes,
+        group,
+        missing,
+    } = prepared;
+
+    context.enter(Phase::Reserve, "")?;
+    let container = reserve(node, record, &missing, context).await?;
+    let _turn = container.turn.lock().await;
+
+    context.enter(Phase::Cgroup, "")?;
+    let layout = node.layout.clone();
+    let limits = crate::cgroup::resources(&plan.limits);
+    let group = blocking("make the container's group", move || {
+        Group::create(&layout, &group, &limits).map_err(crate::cgroup::convert)
+    })
+    .await?;
+
+    context.enter(Phase::Rootfs, "")?;
+    let own = node.dirs.container(&id);
+    blocking("make the container's writable layer", move || {
+        files::make_writable_layer(&own)?;
+        for number in 0..volumes {
+            files::make_volume(&own, number)?;
+        }
+        Ok(())
+    })
+    .await?;
+
+    context.enter(Phase::Shim, "")?;
+    let shim_dir = node.dirs.shim(&id);
+    let shim_process = node
+        .launcher
+        .launch(id.as_str(), &shim_dir)
+        .await
+        .map_err(convert("start the container's shim"))?;
+    let undo = node.clone();
+    let shim_pidfd = shim_process
+        .pidfd
+        .try_clone()
+        .map_err(|error| Error::io("duplicate a pidfd", error))?;
+    let undone = container.clone();
+    context.undo.push("shim", move || async move {
+        // The shim first, so that it does not report the end of what is undone.
+        kill_process(&shim_pidfd)?;
+        undone.set_live(None);
+        watch::kill(&undo, &undone).await
+    });
+    let (sender, events) = mpsc::unbounded_channel();
+    let shim = Shim::connect(&shim_dir, sender)
+        .await
+        .map_err(convert("reach the container's shim"))?;
+
+    context.enter(Phase::Mount, "")?;
+    let descriptors = node
+        .launcher
+        .open_pod(sandbox.id.as_str())
+        .await
+        .map_err(convert("open the pod's namespaces"))?;
+    let process = plan.plan.process.clone().unwrap_or_default();
+    let exec_from = berth_proto::shim::ProcessPlan {
+        seccomp: Vec::new(),
+        ..process
+    };
+    let opening = Opening {
+        root: node.dirs.root.clone(),
+        shim_dir,
+        log: PathBuf::from(&container.record().log_path),
+        exec_from: exec_from.clone(),
+    };
+    let (plan, fds) = blocking("open what the container needs", move || {
+        opening.open(plan, descriptors, group)
+    })
+    .await?;
+
+    context.enter(Phase::Clone, "")?;
+    let created = shim
+        .create(&plan, &fds)
+        .await
+        .map_err(convert("create the container"))?;
+    drop(fds);
+
+    context.enter(Phase::Record, "created")?;
+    let mut record = ContainerRecord::clone(&container.record());
+    record.oom_score_adj = created.oom_score_adj;
+    record.oom_score_adj_clamped = created.oom_score_adj_clamped;
+    record.state = record.state.next(Event::Created {
+        processes: Processes {
+            shim: Process {
+                pid: shim_process.pid,
+                start_ticks: berth_sys::process::start_ticks(shim_process.pid)
+                    .map_err(|error| Error::io("identify the container's shim", error))?,
+            },
+            init: Process {
+                pid: created.pid,
+                start_ticks: created.start_ticks,
+            },
+        },
+    })?;
+    container.replace(node, record).await?;
+    let live = Live::new(shim, Some(created.pidfd), exec_from);
+    container.set_live(Some(live.clone()));
+    watch::spawn(node.clone(), container.clone(), live, events);
+    context.tracker.finish()?;
+    tracing::info!(container = %id, pod = %sandbox.id, "container is created");
+    Ok(Value::Id(id.to_string()))
+}
+
+fn kill_process(pidfd: &OwnedFd) -> Result<()> {
+    match berth_sys::process::pidfd_send_signal(pidfd, libc::SIGKILL) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+            Err(Error::io("kill a shim", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes the name: from here on everything that is made has an owner on record.
+async fn reserve(
+    node: &Arc<Node>,
+    record: ContainerRecord,
+    missing: &[String],
+    context: &Context,
+) -> Result<Arc<Container>> {
+    let id = record.id.clone();
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let mut effects = vec![
+        Effect::CgroupPath {
+            path: record.cgroup.clone(),
+        },
+        Effect::ShimDir {
+            path: text(node.dirs.shim(&id)),
+        },
+        Effect::WritableLayer {
+            path: text(node.dirs.container(&id)),
+        },
+    ];
+    effects.extend(
+        missing
+            .iter()
+            .map(|path| Effect::CreatedCgroupAncestor { path: path.clone() }),
+    );
+    let mut changes = vec![Change::put_container(&record)?];
+    for effect in &effects {
+        changes.push(Change::add_effect(id.as_str(), effect)?);
+    }
+    let durability = record.made_by.durability();
+    let container = Container::new(record);
+    let undo = (node.clone(), id.clone());
+    context.undo.push_if_clean("record", move || async move {
+        let (node, id) = undo;
+        forget(&node, &id).await
+    });
+    let undo = (node.clone(), container.clone());
+    context.undo.push("effects", move || async move {
+        let (node, container) = undo;
+        tear_down(&node, &container).await
+    });
+    node.store.write(changes, durability).await?;
+    node.add_container(container.clone());
+    Ok(container)
+}
+
+/// What the plan is made of.
+struct Inputs {
+    node: Arc<Node>,
+    id: ContainerId,
+    pod: Arc<SandboxRecord>,
+    image: Arc<ImageRecord>,
+    config: ContainerConfig,
+    remove_after_exit: bool,
+}
+
+/// A container that has been found possible; nothing of it exists yet.
+struct Prepared {
+    record: ContainerRecord,
+    plan: PlanOutput,
+    volumes: usize,
+    group: GroupPath,
+    /// Groups above it that will be made.
+    missing: Vec<String>,
+}
+
+impl Inputs {
+    fn plan(self) -> Result<Prepared> {
+        let node = &self.node;
+        let built = self.specify()?;
+        let group = GroupPath::parent(&self.pod.cgroup_parent)
+            .and_then(|parent| parent.join(self.id.as_str()))
+            .map_err(crate::cgroup::convert)?;
+        let hierarchies: Vec<Hierarchy> = node
+            .layout
+            .hierarchies()
+            .iter()
+            .map(|hierarchy| Hierarchy {
+                controllers: hierarchy.controllers.clone(),
+                v2: hierarchy.v2,
+            })
+            .collect();
+        let below = Directories::container_below_root(&self.id);
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        let log_path = self.log_path();
+        let last = u8::try_from(credentials::last_capability()).unwrap_or(63);
+        let is_file = |path: &Path| std::fs::metadata(path).map(|metadata| !metadata.is_dir());
+        let own_volumes = node.dirs.container(&self.id).join(files::VOLUMES);
+        let machine = Machine::native().ok_or_else(|| {
+            Error::unimplemented("containers on this kind of machine are not supported")
+        })?;
+        let plan = berth_plan::plan(
+            &built.spec,
+            &PlanInputs {
+                id: self.id.as_str(),
+                root: RootInputs {
+                    layers: self
+                        .image
+                        .layers
+                        .iter()
+                        .rev()
+                        .map(|layer| format!("images/{layer}"))
+                        .collect(),
+                    upper: text(below.join(files::UPPER)),
+                    work: text(below.join(files::WORK)),
+                    // No reboot resumes what a kubelet made.
+                    volatile: self.pod.made_by == MadeBy::Cri,
+                },
+                cgroups: &hierarchies,
+                pod_dir: Some(Path::new(spec::POD_DIR)),
+                stop_signal: built.stop_signal,
+                io: IoInputs {
+                    log: !log_path.as_os_str().is_empty(),
+                    stdin: self.config.stdin,
+                    stdin_once: self.config.stdin_once,
+                    max_line: u32::try_from(node.config.container.max_log_line).unwrap_or(u32::MAX),
+                },
+                env: Some(built.env.clone()),
+                kernel_capabilities: CapSet::up_to(last),
+                machine,
+                filters: &node.filters,
+                is_file: &|path| {
+                    // Anonymous volumes are made only once their owner is on record.
+                    if path.starts_with(&own_volumes) {
+                        return Ok(false);
+                    }
+                    is_file(path)
+                },
+            },
+        )
+        .map_err(unplanned)?;
+        crate::cgroup::resources(&plan.limits)
+            .validate()
+            .map_err(crate::cgroup::convert)?;
+        let missing = Group::missing_ancestors(&node.layout, &group);
+        let resources = self
+            .config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.resources.clone())
+            .unwrap_or_default();
+        let record = ContainerRecord {
+            id: self.id,
+            sandbox_id: self.pod.id.clone(),
+            state: State::Creating,
+            created_at: now(),
+            made_by: self.pod.made_by,
+            image_id: self.image.id.clone(),
+            image_ref: crate::image::reference_of(&self.image),
+            log_path: text(log_path),
+            cgroup: group.as_str().to_owned(),
+            user: built.user,
+            stop_signal: built.stop_signal,
+            resources,
+            oom_score_adj: 0,
+            oom_score_adj_clamped: false,
+            layers: self.image.layers.clone(),
+            volume_images: Vec::new(),
+            remove_after_exit: self.remove_after_exit,
+            removing: false,
+            config: self.config,
+        };
+        Ok(Prepared {
+            record,
+            plan,
+            volumes: built.volumes,
+            group,
+            missing,
+        })
+    }
+
+    fn specify(&self) -> Result<Built> {
+        let node = &self.node;
+        let linux = self.pod.config.linux.clone().unwrap_or_default();
+        let security = linux.security_context.unwrap_or_default();
+        let namespaces = security.namespace_options.clone().unwrap_or_default();
+        let dir = node.dirs.pod(&self.pod.id);
+        let hostname = std::fs::read_to_string(dir.join("hostname"))
+            .map_err(|error| Error::io("read the pod's host name", error))?;
+        let facts = crate::image::facts(&self.image)?;
+        let layers = self.layers();
+        let profile = self.localhost_profile()?;
+        let volumes = node.dirs.container(&self.id).join(files::VOLUMES);
+        let host_network = namespaces.network() == NamespaceMode::Node;
+        spec::build(&spec::Inputs {
+            config: &self.config,
+            pod_namespaces: &namespaces,
+            pod_privileged: security.privileged,
+            pod_has_uts: !host_network || !self.pod.config.hostname.is_empty(),
+            hostname: hostname.trim(),
+            files: &PodFiles {
+                hosts: if host_network {
+                    PathBuf::from("/etc/hosts")
+                } else {
+                    dir.join("hosts")
+                },
+                hostname: dir.join("hostname"),
+                resolv_conf: dir.join("resolv.conf"),
+            },
+            image: &facts,
+            volume: &|number| volumes.join(number.to_string()),
+            read: &|path| read_in_image(&layers, path),
+            cgroup_v2: node.layout.mode() == berth_cgroup::Mode::V2,
+            default_pids: node.config.container.pids_limit,
+            localhost_seccomp: profile.as_deref(),
+        })
+    }
+
+    /// Directories of the image's layers, uppermost first.
+    fn layers(&self) -> Vec<PathBuf> {
+        let images = self.node.dirs.root.join("images");
+        self.image
+            .layers
+            .iter()
+            .rev()
+            .map(|layer| images.join(layer))
+            .collect()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        match (
+            self.pod.config.log_directory.as_str(),
+            self.config.log_path.as_str(),
+        ) {
+            ("", _) | (_, "") => PathBuf::new(),
+            (dir, path) => Path::new(dir).join(path),
+        }
+    }
+
+    /// The caller names it, and it is the caller's policy; it is read bounded all the same.
+    fn localhost_profile(&self) -> Result<Option<Vec<u8>>> {
+        let profile = self
+            .config
+            .linux
+            .as_ref()
+            .and_then(|linux| linux.security_context.as_ref())
+            .and_then(|context| context.seccomp.as_ref())
+            .filter(|profile| profile.profile_type() == ProfileType::Localhost);
+        let Some(profile) = profile else {
+            return Ok(None);
+        };
+        let name = profile.localhost_ref.as_str();
+        let path = Path::new(name.strip_prefix("localhost/").unwrap_or(name));
+        let failed = |error: io::Error| {
+            Error::invalid(format!("seccomp profile {}", path.display())).with_source(error)
+        };
+        if !path.is_absolute() {
+            return Err(Error::invalid(format!(
+                "seccomp profile {name:?}: expected an absolute path"
+            )));
+        }
+        let mut bytes = Vec::new();
+        File::open(path)
+            .map_err(failed)?
+            .take(LARGEST_PROFILE)
+            .read_to_end(&mut bytes)
+            .map_err(failed)?;
+        Ok(Some(bytes))
+    }
+}
+
+fn unplanned(error: berth_plan::PlanError) -> Error {
+    let wrapped = if error.is_unsupported() {
+        Error::unimplemented("plan the container")
+    } else {
+        Error::invalid("plan the container")
+    };
+    wrapped.with_source(error)
+}
+
+/// Reads a file as the container would see it: of the uppermost layer that has it,
+/// links followed within the image only as far as one layer goes.
+fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>>> {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    for layer in layers {
+        let root = File::open(layer)?;
+        let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = match resolve::open(&root, path, flags, 0, Scope::InRoot) {
+            Ok(fd) => File::from(fd),
+            // ENXIO: a whiteout is a device that nobody serves.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EXDEV)
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let metadata = file.metadata()?;
+        if metadata.file_type().is_char_device() && metadata.rdev() == 0 {
+            return Ok(None);
+        }
+        if !metadata.is_file() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is not a regular file",
+            ));
+        }
+        if metadata.len() > LARGEST_ACCOUNTS {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("it is larger than {LARGEST_ACCOUNTS} bytes"),
+            ));
+        }
+        let mut bytes = Vec::new();
+        file.take(LARGEST_ACCOUNTS).read_to_end(&mut bytes)?;
+        return Ok(Some(bytes));
+    }
+    Ok(None)
+}
+
+/// Where to open what a plan's slots hold.
+struct Opening {
+    root: PathBuf,
+    shim_dir: PathBuf,
+    log: PathBuf,
+    exec_from: berth_proto::shim::ProcessPlan,
+}
+
+impl Opening {
+    fn open(
+        &self,
+        output: PlanOutput,
+        pod: PodDescriptors,
+        group: Group,
+    ) -> Result<(berth_proto::shim::Plan, Vec<OwnedFd>)> {
+        let process = self.shim_dir.join(files::PROCESS);
+        std::fs::write(&process, self.exec_from.encode_to_vec())
+            .map_err(|error| Error::io(format!("write {}", process.display()), error))?;
+        let mut dirs: Vec<Option<OwnedFd>> = group
+            .into_dirs()
+            .into_iter()
+            .map(|dir| Some(dir.fd))
+            .collect();
+        let mut pod = pod;
+        let mut fds = Vec::new();
+        for slot in output.slots {
+            fds.push(match slot {
+                Slot::StateTree => tree(&self.root, false, 0)?,
+                Slot::Bind {
+                    source,
+                    recursive,
+                    propagation,
+                } => tree(&source, recursive, propagation)?,
+                Slot::PodShm => take(&mut pod.shm, "shared memory")?,
+                Slot::PodNamespace(kind) => match kind {
+                    NamespaceKind::Net => take(&mut pod.net, "network namespace")?,
+                    NamespaceKind::Ipc => take(&mut pod.ipc, "IPC namespace")?,
+                    NamespaceKind::Uts => take(&mut pod.uts, "UTS namespace")?,
+                    NamespaceKind::Pid => take(&mut pod.pid, "PID namespace")?,
+                    NamespaceKind::Cgroup => {
+                        return Err(Error::internal("a pod has no cgroup namespace"));
+                    }
+                },
+                Slot::Namespace { path, .. } => File::open(&path)
+                    .map_err(|error| Error::io(format!("open {}", path.display()), error))?
+                    .into(),
+                Slot::LogFile => files::open_log(&self.log)?.into(),
+                Slot::CgroupDir(index) => dirs
+                    .get_mut(index)
+                    .and_then(Option::take)
+                    .ok_or_else(|| Error::internal("a group of the plan does not exist"))?,
+            });
+        }
+        Ok((output.plan, fds))
+    }
+}
+
+fn take(fd: &mut Option<OwnedFd>, what: &str) -> Result<OwnedFd> {
+    fd.take()
+        .ok_or_else(|| Error::precondition(format!("the pod has no {what} of its own")))
+}
+
+/// A detached tree of `path`, links followed: whoever named it may name any path of
+/// the node.
+fn tree(path: &Path, recursive: bool, propagation: u64) -> Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let failed = |error: io::Error| {
+        let what = format!("mount source {}", path.display());
+        if error.kind() == io::ErrorKind::NotFound {
+            Error::invalid(what).with_source(error)
+        } else {
+            Error::io(what, error)
+        }
+    };
+    let source = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)
+        .map_err(failed)?;
+    let tree = mount::clone_tree(source.as_fd(), c"", recursive).map_err(failed)?;
+    if propagation != 0 {
+        mount::set_attributes(&tree, 0, 0, propagation, recursive).map_err(failed)?;
+    }
+    Ok(tree)
+}

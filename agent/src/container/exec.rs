@@ -1,0 +1,216 @@
+//! ExecSync.
+
+use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
+
+use berth_engine::ExecStreams;
+use berth_proto::shim::ProcessPlan;
+use nix::{fcntl::OFlag, unistd::pipe2};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe::Receiver,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::convert;
+use crate::{
+    error::{Error, Kind, Result},
+    node::Node,
+};
+
+/// Most that is kept of one stream. A CRI client takes 16 MiB for a whole
+/// message, so that the two together must stay below that.
+const OUTPUT_LIMIT: usize = 8 * 1024 * 1024 - 64 * 1024;
+/// How long output is awaited from children that outlive the command and hold
+/// its streams open.
+const DRAIN: Duration = Duration::from_millis(500);
+/// How long the end of a killed command may take.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct ExecOutput {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+    pub(crate) exit_code: i32,
+}
+
+/// Runs `command` in a container and returns its output, cut at a limit.
+///
+/// # Errors
+/// DeadlineExceeded after `limit`, when everything that it started is dead;
+/// FailedPrecondition if the container does not run.
+pub(crate) async fn exec_sync(
+    node: &Arc<Node>,
+    id: &str,
+    command: Vec<String>,
+    limit: Option<Duration>,
+) -> Result<ExecOutput> {
+    let container = node.container(id)?;
+    if command.is_empty() {
+        return Err(Error::invalid("ExecSync without a command"));
+    }
+    let live = container.running()?;
+    let exec_id = crate::ids::ContainerId::random()?.short().to_owned();
+    let (stdout, stdout_writer) = stream()?;
+    let (stderr, stderr_writer) = stream()?;
+    let ended = live.expect_exec(&exec_id);
+    let guard = Guard {
+        live: live.clone(),
+        exec_id: exec_id.clone(),
+        armed: true,
+    };
+    let process = ProcessPlan {
+        args: command.into_iter().map(String::into_bytes).collect(),
+        inherit_seccomp: true,
+        seccomp: Vec::new(),
+        terminal: false,
+        oom_score_adj: None,
+        ..live.process.clone()
+    };
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    let streams = ExecStreams {
+        stdin: None,
+        stdout: Some(stdout_writer.as_fd()),
+        stderr: Some(stderr_writer.as_fd()),
+    };
+    if let Err(error) = live.shim.exec(&exec_id, process, streams).await {
+        guard.disarm();
+        return Err(start_failure(error));
+    }
+    // Ours would keep the streams from ending.
+    drop((stdout_writer, stderr_writer));
+    let stdout = Reader::spawn(stdout);
+    let stderr = Reader::spawn(stderr);
+    let exited = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, ended).await,
+        None => Ok(ended.await),
+    };
+    let Ok(exited) = exited else {
+        live.shim
+            .kill_exec(&exec_id)
+            .await
+            .map_err(convert("kill a command that took too long"))?;
+        drop(timeout(KILL_LIMIT, guard.gone()).await);
+        return Err(Error::deadline(format!(
+            "command in container {} did not end within {:.1} s and was killed",
+            container.id.short(),
+            limit.unwrap_or_default().as_secs_f64()
+        )));
+    };
+    guard.disarm();
+    let until = Instant::now() + DRAIN;
+    let stdout = stdout.collect(until).await;
+    let stderr = stderr.collect(until).await;
+    let exited = exited.map_err(|_closed| {
+        Error::precondition(format!(
+            "container {} ended while a command ran in it",
+            container.id.short()
+        ))
+    })?;
+    Ok(ExecOutput {
+        stdout,
+        stderr,
+        exit_code: exited.exit_code,
+    })
+}
+
+fn start_failure(error: berth_engine::Error) -> Error {
+    let kind = if error.is_execute() {
+        Kind::InvalidArgument
+    } else if error.is_state() || matches!(error, berth_engine::Error::Closed { .. }) {
+        Kind::FailedPrecondition
+    } else {
+        Kind::Internal
+    };
+    Error::new(kind, "run a command in the container").with_source(error)
+}
+
+fn stream() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
+    // Only our end does not block: the flag belongs to the open file, and each
+    // end of a pipe is one of its own.
+    let (reader, writer) =
+        pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::io("make a pipe", errno.into()))?;
+    nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map_err(|errno| Error::io("make a pipe non-blocking", errno.into()))?;
+    Ok((reader, writer))
+}
+
+/// Kills the command when its caller goes away.
+struct Guard {
+    live: Arc<super::Live>,
+    exec_id: String,
+    armed: bool,
+}
+
+impl Guard {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+
+    /// Waits until the end was told.
+    async fn gone(mut self) {
+        self.armed = false;
+        while self.live.execs().contains_key(&self.exec_id) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.live.forget_exec(&self.exec_id);
+        if self.armed {
+            let (live, exec_id) = (self.live.clone(), std::mem::take(&mut self.exec_id));
+            tokio::spawn(async move {
+                if let Err(error) = live.shim.kill_exec(&exec_id).await {
+                    tracing::debug!(%error, "killing a command whose caller went away");
+                }
+            });
+        }
+    }
+}
+
+/// Reads one stream, keeping at most the limit.
+struct Reader {
+    task: JoinHandle<()>,
+    kept: Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Reader {
+    fn spawn(fd: std::os::fd::OwnedFd) -> Self {
+        let kept = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sink = kept.clone();
+        let task = tokio::spawn(async move {
+            let Ok(mut pipe) = Receiver::from_owned_fd(fd) else {
+                return;
+            };
+            let mut buffer = vec![0; 32 * 1024];
+            while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+                let mut kept = sink
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let room = OUTPUT_LIMIT.saturating_sub(kept.len());
+                // Beyond the limit it is read and dropped, or the command would block.
+                kept.extend_from_slice(&buffer[..count.min(room)]);
+            }
+        });
+        Self { task, kept }
+    }
+
+    /// What was read until the stream ended, or until `until`.
+    async fn collect(mut self, until: Instant) -> Vec<u8> {
+        if tokio::time::timeout_at(until, &mut self.task)
+            .await
+            .is_err()
+        {
+            self.task.abort();
+        }
+        std::mem::take(
+            &mut *self
+                .kept
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+}

@@ -1,0 +1,136 @@
+//! The task of each container that hears of its end.
+
+use std::{sync::Arc, time::Duration};
+
+use berth_engine::{Event, read_exit_record};
+use berth_proto::shim::Exited;
+use tokio::sync::mpsc;
+
+use super::{
+    Container, Live,
+    state::{Event as Change, Exit, Reason},
+};
+use crate::{
+    error::Result,
+    node::{Node, blocking, now},
+};
+
+/// A record that cannot be written is tried again at this interval: an exit must
+/// not be lost because the disk was full for a while.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait for the processes of a container whose shim was killed.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Starts the task.
+pub(super) fn spawn(
+    node: Arc<Node>,
+    container: Arc<Container>,
+    live: Arc<Live>,
+    mut events: mpsc::UnboundedReceiver<Event>,
+) {
+    tokio::spawn(async move {
+        loop {
+            match events.recv().await {
+                Some(Event::ExecExited(exited)) => live.exec_ended(exited),
+                Some(Event::OomKill(count)) => {
+                    tracing::info!(container = %container.id, count, "processes were killed for lack of memory");
+                }
+                Some(Event::Exited(exited)) => {
+                    ended(&node, &container, exit_of(exited)).await;
+                    break;
+                }
+                Some(Event::Closed) | None => {
+                    let exit = lost(&node, &container, live.init.as_ref()).await;
+                    ended(&node, &container, exit).await;
+                    break;
+                }
+            }
+        }
+        live.all_execs_ended();
+        container.set_live(None);
+    });
+}
+
+/// Writes the exit down, however long that takes.
+pub(super) async fn ended(node: &Arc<Node>, container: &Container, exit: Exit) {
+    tracing::info!(
+        container = %container.id,
+        code = exit.code,
+        reason = exit.reason.name(),
+        "container has exited"
+    );
+    loop {
+        if container.record().state.exit().is_some() {
+            return;
+        }
+        match container.apply(node, Change::Exited(exit.clone())).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(container = %container.id, error = error.sentence(), "exit could not be recorded; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// What the shim says of the end.
+pub(super) fn exit_of(exited: Exited) -> Exit {
+    let mut exit = match exited.start_failure {
+        Some(failure) if exited.started_at == 0 => {
+            let message = berth_engine::Error::Remote(failure).to_string();
+            Exit::of_failed_start(message, exited.finished_at)
+        }
+        _ => Exit::of_program(
+            exited.exit_code,
+            exited.signal,
+            exited.oom_killed,
+            exited.started_at,
+            exited.finished_at,
+        ),
+    };
+    exit.memory_peak = exited.memory_peak;
+    exit
+}
+
+/// The shim is gone without a word: its record on disk says how it ended, or it
+/// was killed. Then the container's processes are killed, and the kernel may
+/// still know the exit status of the init.
+pub(super) async fn lost(
+    node: &Arc<Node>,
+    container: &Container,
+    init: Option<&std::os::fd::OwnedFd>,
+) -> Exit {
+    match read_exit_record(&node.dirs.shim(&container.id)) {
+        Ok(Some(exited)) => return exit_of(exited),
+        Ok(None) => {}
+        Err(error) => {
+            tracing::warn!(container = %container.id, %error, "exit record cannot be read");
+        }
+    }
+    node.metrics.shim_lost();
+    tracing::warn!(container = %container.id, "shim is lost; killing its container");
+    if let Err(error) = kill(node, container).await {
+        tracing::warn!(container = %container.id, error = error.sentence(), "killing a container without a shim");
+    }
+    let mut exit = Exit::lost(
+        Reason::ShimLost,
+        "the shim of this container was killed, and the container with it".to_owned(),
+        now(),
+    );
+    let status = init.and_then(|pidfd| berth_sys::process::pidfd_exit_status(pidfd).ok().flatten());
+    if let Some(status) = status {
+        exit.code = status.code();
+        exit.signal = status.signal();
+    }
+    exit
+}
+
+/// Kills every process of the container by its group.
+pub(super) async fn kill(node: &Arc<Node>, container: &Container) -> Result<()> {
+    let layout = node.layout.clone();
+    let path = container.record().cgroup.clone();
+    blocking("kill a container", move || {
+        crate::cgroup::kill(&layout, &path, KILL_LIMIT)
+    })
+    .await
+}

@@ -1,0 +1,346 @@
+//! `runtime.v1.RuntimeService`.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+
+use berth_proto::cri::{self, runtime_service_server::RuntimeService};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    deadline,
+    version::{KUBELET_API, RUNTIME_API, RUNTIME_NAME, VERSION},
+};
+use crate::{container, node::Node, sandbox, store::MadeBy};
+
+/// Serves the RuntimeService.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    node: Arc<Node>,
+}
+
+impl Runtime {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn unimplemented(call: &str) -> Status {
+    Status::unimplemented(format!("{call} is not implemented"))
+}
+
+type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = Answer<T>> + Send + 'a>>;
+
+// `async_trait` does not look into macros, so they give what it would make.
+macro_rules! not_yet {
+    ($($name:ident($request:ident) -> $response:ty,)+) => {
+        $(fn $name<'a, 'b>(&'a self, _: Request<cri::$request>) -> Future<'b, $response>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            Box::pin(async { Err(unimplemented(stringify!($name))) })
+        })+
+    };
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+        Ok(Response::new(cri::VersionResponse {
+            version: KUBELET_API.to_owned(),
+            runtime_name: RUNTIME_NAME.to_owned(),
+            runtime_version: VERSION.to_owned(),
+            runtime_api_version: RUNTIME_API.to_owned(),
+        }))
+    }
+
+    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
+        let node = &self.node;
+        let condition = |kind: &str, problem: Option<String>| cri::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status: problem.is_none(),
+            reason: problem
+                .as_ref()
+                .map_or_else(String::new, |_| format!("{kind}Problem")),
+            message: problem.unwrap_or_default(),
+        };
+        let handlers = node
+            .config
+            .handler_names()
+            .map(|name| cri::RuntimeHandler {
+                name: name.to_owned(),
+                // What is not advertised is not asked for: read-only recursive mounts
+                // work, user namespaces come later.
+                features: Some(cri::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: false,
+                }),
+            })
+            .collect();
+        let info = if request.into_inner().verbose {
+            status_info(node)
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Response::new(cri::StatusResponse {
+            status: Some(cri::RuntimeStatus {
+                conditions: vec![
+                    condition("RuntimeReady", None),
+                    condition("NetworkReady", node.network.problem()),
+                ],
+            }),
+            info,
+            runtime_handlers: handlers,
+            features: Some(cri::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                ..cri::RuntimeFeatures::default()
+            }),
+        }))
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
+        Ok(Response::new(cri::RuntimeConfigResponse {
+            linux: Some(cri::LinuxRuntimeConfiguration {
+                cgroup_driver: cri::CgroupDriver::Cgroupfs.into(),
+            }),
+        }))
+    }
+
+    // -------------------------------------------------------------- sandboxes
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let id = sandbox::run(&self.node, request, MadeBy::Cri, deadline).await?;
+        Ok(Response::new(cri::RunPodSandboxResponse {
+            pod_sandbox_id: id,
+        }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        let deadline = deadline(&request);
+        let id = request.into_inner().pod_sandbox_id;
+        sandbox::stop(&self.node, &id, deadline).await?;
+        Ok(Response::new(cri::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        let deadline = deadline(&request);
+        let id = request.into_inner().pod_sandbox_id;
+        sandbox::remove(&self.node, &id, deadline).await?;
+        Ok(Response::new(cri::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let (status, info) = sandbox::status(&self.node, &request.pod_sandbox_id, request.verbose)?;
+        Ok(Response::new(cri::PodSandboxStatusResponse {
+            status: Some(status),
+            info,
+            // Together with a timestamp they would say that events are sent.
+            containers_statuses: Vec::new(),
+            timestamp: 0,
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        let filter = request.into_inner().filter;
+        Ok(Response::new(cri::ListPodSandboxResponse {
+            items: sandbox::list(&self.node, filter.as_ref(), false),
+        }))
+    }
+
+    // ------------------------------------------------------------- containers
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
+        let deadline = deadline(&request);
+        let id = container::create(&self.node, request.into_inner(), deadline).await?;
+        Ok(Response::new(cri::CreateContainerResponse {
+            container_id: id,
+        }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
+        let deadline = deadline(&request);
+        let id = request.into_inner().container_id;
+        container::start(&self.node, &id, deadline).await?;
+        Ok(Response::new(cri::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let seconds = u64::try_from(request.timeout).map_err(|_negative| {
+            Status::invalid_argument(format!(
+                "timeout {}: expected 0 or more seconds",
+                request.timeout
+            ))
+        })?;
+        let grace = Duration::from_secs(seconds);
+        container::stop(&self.node, &request.container_id, grace, deadline).await?;
+        Ok(Response::new(cri::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
+        let deadline = deadline(&request);
+        let id = request.into_inner().container_id;
+        container::remove(&self.node, &id, deadline).await?;
+        Ok(Response::new(cri::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
+        let filter = request.into_inner().filter;
+        Ok(Response::new(cri::ListContainersResponse {
+            containers: container::list(&self.node, filter.as_ref(), false),
+        }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let (status, info) = container::status(&self.node, &request.container_id, request.verbose)?;
+        Ok(Response::new(cri::ContainerStatusResponse {
+            status: Some(status),
+            info,
+        }))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
+        let deadline = deadline(&request);
+        let id = request.into_inner().container_id;
+        container::reopen_log(&self.node, &id, deadline).await?;
+        Ok(Response::new(cri::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(
+        &self,
+        request: Request<cri::ExecSyncRequest>,
+    ) -> Answer<cri::ExecSyncResponse> {
+        let request = request.into_inner();
+        let limit = match u64::try_from(request.timeout) {
+            Ok(0) => None,
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_negative) => {
+                return Err(Status::invalid_argument(format!(
+                    "timeout {}: expected 0 or more seconds",
+                    request.timeout
+                )));
+            }
+        };
+        let output =
+            container::exec_sync(&self.node, &request.container_id, request.cmd, limit).await?;
+        Ok(Response::new(cri::ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.exit_code,
+        }))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
+        let id = request.into_inner().container_id;
+        let stats = container::stats(&self.node, &id).await?;
+        Ok(Response::new(cri::ContainerStatsResponse {
+            stats: Some(stats),
+        }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        let filter = request.into_inner().filter;
+        let stats = container::list_stats(&self.node, filter).await?;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+    }
+
+    // ---------------------------------------------------------------- not yet
+
+    not_yet! {
+        update_container_resources(UpdateContainerResourcesRequest) -> cri::UpdateContainerResourcesResponse,
+        exec(ExecRequest) -> cri::ExecResponse,
+        attach(AttachRequest) -> cri::AttachResponse,
+        port_forward(PortForwardRequest) -> cri::PortForwardResponse,
+        pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse,
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse,
+        update_runtime_config(UpdateRuntimeConfigRequest) -> cri::UpdateRuntimeConfigResponse,
+        checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse,
+        checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse,
+        restore_pod(RestorePodRequest) -> cri::RestorePodResponse,
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> cri::ListMetricDescriptorsResponse,
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> cri::ListPodSandboxMetricsResponse,
+        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> cri::UpdatePodSandboxResourcesResponse,
+    }
+
+    type StreamPodSandboxesStream = Streamed<cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Streamed<cri::StreamContainersResponse>;
+    type StreamContainerStatsStream = Streamed<cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Streamed<cri::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Streamed<cri::StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = Streamed<cri::ContainerEventResponse>;
+
+    not_yet! {
+        stream_pod_sandboxes(StreamPodSandboxesRequest) -> Self::StreamPodSandboxesStream,
+        stream_containers(StreamContainersRequest) -> Self::StreamContainersStream,
+        stream_container_stats(StreamContainerStatsRequest) -> Self::StreamContainerStatsStream,
+        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Self::StreamPodSandboxStatsStream,
+        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Self::StreamPodSandboxMetricsStream,
+        get_container_events(GetEventsRequest) -> Self::GetContainerEventsStream,
+    }
+}
+
+fn status_info(node: &Node) -> BTreeMap<String, String> {
+    let config = serde_json::json!({
+        "root": node.dirs.root,
+        // The name under which conformance tests look for it.
+        "stateDir": node.dirs.run,
+        "cgroupMode": node.layout.mode().name(),
+        "cgroupDriver": "cgroupfs",
+        "shimSource": node.launcher.program().source().name(),
+        "version": VERSION,
+    });
+    BTreeMap::from([("config".to_owned(), config.to_string())])
+}

@@ -1,0 +1,180 @@
+//! Images: the library's store with the records of what is in it.
+//!
+//! An image's id is the digest of its configuration. Names (tags and digests)
+//! belong to one image each; an image may have none. Layers and blobs without an
+//! owner are deleted after each removal, and at the start.
+
+mod facts;
+mod pull;
+mod remove;
+mod settings;
+mod view;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use berth_image::Reference;
+
+use crate::{
+    error::{Error, Kind, Result},
+    ids,
+    store::{ContainerRecord, ImageRecord},
+};
+
+pub(crate) use facts::facts;
+pub(crate) use pull::{import, pull};
+pub(crate) use remove::{collect, remove};
+pub(crate) use view::{fs_usage, list, status};
+
+/// The images of this node.
+#[derive(Debug)]
+pub(crate) struct Images {
+    pub(crate) store: Arc<berth_image::Store>,
+    records: RwLock<BTreeMap<String, Arc<ImageRecord>>>,
+    /// Held while records change together with what they own.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+impl Images {
+    /// Of a content store and the records that the store holds.
+    pub(crate) fn new(store: berth_image::Store, records: Vec<ImageRecord>) -> Self {
+        Self {
+            store: Arc::new(store),
+            records: RwLock::new(
+                records
+                    .into_iter()
+                    .map(|record| (record.id.clone(), Arc::new(record)))
+                    .collect(),
+            ),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Every image.
+    pub(crate) fn all(&self) -> Vec<Arc<ImageRecord>> {
+        self.records().values().cloned().collect()
+    }
+
+    /// The image that `name` stands for: an id, a prefix of one, or any of its names,
+    /// in full or as people write it.
+    ///
+    /// # Errors
+    /// InvalidArgument for what is neither; ambiguous prefixes too.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Arc<ImageRecord>>> {
+        let records = self.records();
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let is_hex = hex.len() >= 6 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        if let Some(record) = records.get(&format!("sha256:{hex}")) {
+            return Ok(Some(record.clone()));
+        }
+        // A tag may look like a prefix of an id; the name wins, as people mean it.
+        let reference = Reference::parse(name);
+        if let Ok(reference) = &reference {
+            let full = full_name(reference);
+            let named = records.values().find(|record| record.names.contains(&full));
+            if let Some(record) = named {
+                return Ok(Some(record.clone()));
+            }
+        }
+        if is_hex {
+            let ids = records.keys().map(|id| id.trim_start_matches("sha256:"));
+            return match ids::resolve(hex, ids) {
+                ids::Resolved::One(id) => Ok(records.get(&format!("sha256:{id}")).cloned()),
+                ids::Resolved::None => Ok(None),
+                ids::Resolved::Ambiguous => Err(Error::invalid(format!(
+                    "several images have ids that begin with {name:?}"
+                ))
+                .with_remedy("give more digits")),
+            };
+        }
+        match reference {
+            Ok(_) => Ok(None),
+            Err(error) => Err(convert(error.into())),
+        }
+    }
+
+    /// The name that a container's status shows: a tag, else what was asked for.
+    pub(crate) fn shown_name(&self, container: &ContainerRecord) -> String {
+        let asked = container
+            .config
+            .image
+            .as_ref()
+            .map(|image| image.image.clone())
+            .unwrap_or_default();
+        self.records()
+            .get(&container.image_id)
+            .and_then(|record| {
+                record
+                    .names
+                    .iter()
+                    .find(|name| !name.contains('@'))
+                    .cloned()
+            })
+            .unwrap_or(asked)
+    }
+
+    /// Puts a record in the place of the one with its id; its names leave others.
+    pub(crate) fn put(&self, record: ImageRecord) {
+        let mut records = self.write();
+        for other in records.values_mut() {
+            if other.id != record.id && other.names.iter().any(|n| record.names.contains(n)) {
+                let mut changed = ImageRecord::clone(other);
+                changed.names.retain(|name| !record.names.contains(name));
+                *other = Arc::new(changed);
+            }
+        }
+        records.insert(record.id.clone(), Arc::new(record));
+    }
+
+    pub(crate) fn drop_image(&self, id: &str) {
+        self.write().remove(id);
+    }
+
+    fn records(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<ImageRecord>>> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<ImageRecord>>> {
+        self.records.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name under which a record keeps a reference: with its digest if it has one,
+/// else with its tag.
+pub(crate) fn full_name(reference: &Reference) -> String {
+    match reference.digest() {
+        Some(digest) => format!("{}@{digest}", reference.repository_name()),
+        None => reference.to_string(),
+    }
+}
+
+/// `repository@digest` where it is known, else the id.
+pub(crate) fn reference_of(image: &ImageRecord) -> String {
+    image
+        .names
+        .iter()
+        .find(|name| name.contains('@'))
+        .cloned()
+        .unwrap_or_else(|| image.id.clone())
+}
+
+/// The library's errors in the agent's words.
+pub(crate) fn convert(error: berth_image::Error) -> Error {
+    use berth_image::ErrorKind as K;
+    let kind = match error.kind() {
+        K::InvalidReference => Kind::InvalidArgument,
+        K::UnknownHost | K::Unavailable => Kind::Unavailable,
+        K::Unauthorized => Kind::Unauthenticated,
+        K::Forbidden => Kind::PermissionDenied,
+        K::NotFound => Kind::NotFound,
+        K::RateLimited | K::TooLarge | K::NoSpace => Kind::ResourceExhausted,
+        K::DataLoss => Kind::DataLoss,
+        K::Unsupported => Kind::InvalidArgument,
+        K::Timeout => Kind::DeadlineExceeded,
+        K::Cancelled => Kind::Cancelled,
+        _ => Kind::Internal,
+    };
+    Error::new(kind, "image").with_source(error)
+}

@@ -1,0 +1,231 @@
+//! PullImage, and images from bytes that a caller sends.
+
+use std::{fs::File, sync::Arc};
+
+use berth_image::{Auth, ImportRequest, PullProgress, PullRequest, Reference, StoredImage};
+use berth_phase::Phase;
+use berth_proto::cri::AuthConfig;
+use tokio::{sync::watch, time::Instant};
+
+use super::{convert, full_name};
+use crate::{
+    error::{Error, Result},
+    node::{Node, now},
+    operation::{Context, Fingerprint, Request, Value, Verb},
+    store::{Blob, ImageRecord},
+};
+
+/// What a pull resulted in.
+#[derive(Clone, Debug)]
+pub(crate) struct Pulled {
+    /// Digest of the configuration.
+    pub(crate) id: String,
+    /// With Docker's defaults filled in.
+    pub(crate) reference: String,
+}
+
+/// Pulls an image. Whoever asks for the same meanwhile waits for the same pull,
+/// which ends with its last waiter.
+///
+/// # Errors
+/// The registry's, translated; nothing half-made remains.
+pub(crate) async fn pull(
+    node: &Arc<Node>,
+    name: &str,
+    auth: Option<AuthConfig>,
+    progress: Option<watch::Sender<PullProgress>>,
+    deadline: Option<Instant>,
+) -> Result<Pulled> {
+    let reference = Reference::parse(name).map_err(|error| convert(error.into()))?;
+    let full = reference.to_string();
+    let auth = auth.map(credentials).transpose()?.flatten();
+    // Other credentials are another request: they may see another image.
+    let pieces = auth.as_ref().map_or_else(Vec::new, Auth::fingerprint_bytes);
+    let request = Request::new(Verb::Pull, full.clone())
+        .fingerprint(Fingerprint::of(&[full.as_bytes(), &pieces]))
+        .deadline(deadline);
+    let node_in = node.clone();
+    let metrics = node.metrics.clone();
+    let outcome = node
+        .operations
+        .run(request, move |context| async move {
+            let progress = progress.unwrap_or_else(|| watch::Sender::new(PullProgress::default()));
+            let request = PullRequest {
+                reference: reference.clone(),
+                auth,
+                platform: node_in.config.platform(),
+            };
+            let stored = node_in
+                .images
+                .store
+                .pull(request, &context.tracker, progress, context.cancel.clone())
+                .await
+                .map_err(convert)?;
+            let names = vec![
+                full_name(&reference),
+                format!("{}@{}", reference.repository_name(), stored.named),
+            ];
+            let id = record(&node_in, stored, names, &context).await?;
+            Ok(Value::Id(id))
+        })
+        .await;
+    metrics.pull_ended(
+        outcome
+            .as_ref()
+            .map_or_else(|error| error.kind().name(), |_| "ok"),
+    );
+    Ok(Pulled {
+        id: outcome?.into_id()?,
+        reference: full,
+    })
+}
+
+/// Makes images from a tar stream in `file`.
+///
+/// # Errors
+/// InvalidArgument for what is no image; nothing half-made remains.
+pub(crate) async fn import(
+    node: &Arc<Node>,
+    file: File,
+    request: ImportRequest,
+) -> Result<Vec<(String, Vec<String>)>> {
+    // Two imports are never the same: their bytes are not compared.
+    let key = crate::ids::ContainerId::random()?.to_string();
+    let node_in = node.clone();
+    let made = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = made.clone();
+    node.operations
+        .run(Request::new(Verb::Import, key), move |context| async move {
+            let imported = node_in
+                .images
+                .store
+                .import(file, request, &context.tracker, context.cancel.clone())
+                .await
+                .map_err(convert)?;
+            for (stored, references) in imported {
+                let names: Vec<String> = references.iter().map(full_name).collect();
+                let id = record(&node_in, stored, names.clone(), &context).await?;
+                sink.lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .push((id, names));
+            }
+            context.tracker.finish()?;
+            Ok(Value::Done)
+        })
+        .await?;
+    let made = made
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(made.clone())
+}
+
+/// Writes an image down under `names`, which leave whatever they named before.
+async fn record(
+    node: &Arc<Node>,
+    stored: StoredImage,
+    names: Vec<String>,
+    context: &Context,
+) -> Result<String> {
+    context.enter(Phase::Record, "")?;
+    let _turn = node.images.turn.lock().await;
+    let id = stored.id.to_string();
+    let mut all = node
+        .images
+        .all()
+        .into_iter()
+        .find(|record| record.id == id)
+        .map(|record| record.names.clone())
+        .unwrap_or_default();
+    for name in names {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    let config = serde_json::to_value(&stored.config)
+        .map_err(|error| Error::internal("record the image").with_source(error))?;
+    let record = ImageRecord {
+        id: id.clone(),
+        names: all,
+        size: stored.size,
+        config,
+        // Lowest first in records, as manifests have them.
+        layers: stored.layers.iter().rev().cloned().collect(),
+        blobs: stored
+            .blobs
+            .iter()
+            .map(|digest| Blob {
+                digest: digest.to_string(),
+                ..Blob::default()
+            })
+            .collect(),
+        pinned: false,
+        pulled_at: now(),
+    };
+    node.store.put_image(&record).await?;
+    node.images.put(record);
+    Ok(id)
+}
+
+/// CRI's forms of credentials.
+fn credentials(auth: AuthConfig) -> Result<Option<Auth>> {
+    let mut converted = Auth {
+        username: auth.username,
+        password: auth.password,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+        server: auth.server_address,
+    };
+    if converted.username.is_empty() && !auth.auth.is_empty() {
+        let (user, password) = decode_basic(&auth.auth)
+            .ok_or_else(|| Error::invalid("auth.auth is not base64 of user:password"))?;
+        converted.username = user;
+        converted.password = password;
+    }
+    let given = [
+        &converted.username,
+        &converted.identity_token,
+        &converted.registry_token,
+    ];
+    Ok(given
+        .iter()
+        .any(|part| !part.is_empty())
+        .then_some(converted))
+}
+
+fn decode_basic(text: &str) -> Option<(String, String)> {
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in text.trim().trim_end_matches('=').bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' | b'-' => 62,
+            b'/' | b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some((user.to_owned(), password.trim_end_matches('\0').to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basic_credentials_are_decoded_or_refused() {
+        let decoded = decode_basic("dXNlcjpwYTpzcw==").unwrap();
+        assert_eq!(decoded, ("user".to_owned(), "pa:ss".to_owned()));
+        for bad in ["", "dXNlcg==", "!!!!"] {
+            assert!(decode_basic(bad).is_none(), "{bad}");
+        }
+    }
+}

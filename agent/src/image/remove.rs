@@ -1,0 +1,67 @@
+//! RemoveImage, and the deletion of what no image owns.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use berth_image::LiveSet;
+use berth_phase::Phase;
+use tokio::time::Instant;
+
+use super::convert;
+use crate::{
+    error::Result,
+    node::{Node, blocking},
+    operation::{Request, Value, Verb},
+};
+
+/// Removes the image that `name` stands for, with all its names. What is not there
+/// is removed. Layers that a container still uses stay until it is gone.
+///
+/// # Errors
+/// InvalidArgument for what is no name of an image.
+pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instant>) -> Result<()> {
+    let Some(image) = node.images.find(name)? else {
+        return Ok(());
+    };
+    let request = Request::new(Verb::RemoveImage, image.id.clone()).deadline(deadline);
+    let node_in = node.clone();
+    node.operations
+        .run(request, move |context| async move {
+            let node = node_in;
+            context.enter(Phase::Record, "")?;
+            {
+                let _turn = node.images.turn.lock().await;
+                node.store.delete_image(&image.id).await?;
+                node.images.drop_image(&image.id);
+            }
+            context.enter(Phase::Delete, "")?;
+            collect(&node).await?;
+            context.tracker.finish()?;
+            Ok(Value::Done)
+        })
+        .await
+        .map(drop)
+}
+
+/// Deletes layers and blobs that neither an image nor a container owns. Returns how
+/// many there were.
+///
+/// # Errors
+/// Internal if the disk does not obey.
+pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
+    let _turn = node.images.turn.lock().await;
+    let mut layers: BTreeSet<String> = BTreeSet::new();
+    let mut blobs: BTreeSet<String> = BTreeSet::new();
+    for image in node.images.all() {
+        layers.extend(image.layers.iter().cloned());
+        blobs.extend(image.blobs.iter().map(|blob| blob.digest.clone()));
+    }
+    for container in node.containers() {
+        layers.extend(container.record().layers.iter().cloned());
+    }
+    let store = node.images.store.clone();
+    blocking("delete what no image owns", move || {
+        let freed = store.collect(&LiveSet { layers, blobs }).map_err(convert)?;
+        Ok(freed.count)
+    })
+    .await
+}

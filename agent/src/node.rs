@@ -1,0 +1,257 @@
+//! What all verbs share: the directories, the records in memory, and the
+//! libraries that act on the node.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use berth_cgroup::Layout;
+use berth_engine::Launcher;
+use berth_phase::Observer;
+use berth_plan::seccomp::FilterCache;
+
+use crate::{
+    config::Config,
+    container::Container,
+    error::{Error, Result},
+    ids::{self, ContainerId, SandboxId},
+    image::Images,
+    network::PodNetwork,
+    operation::Operations,
+    sandbox::Sandbox,
+    store::Store,
+    telemetry::Metrics,
+};
+
+/// The node.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) dirs: Directories,
+    pub(crate) store: Store,
+    pub(crate) operations: Operations,
+    pub(crate) launcher: Launcher,
+    pub(crate) layout: Layout,
+    pub(crate) images: Images,
+    pub(crate) network: PodNetwork,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) facts: Facts,
+    /// Compiled seccomp filters.
+    pub(crate) filters: FilterCache,
+    sandboxes: RwLock<BTreeMap<SandboxId, Arc<Sandbox>>>,
+    containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("dirs", &self.dirs)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What does not change once the agent serves.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// Unix nanoseconds.
+    pub(crate) started_at: i64,
+    pub(crate) warnings: Vec<String>,
+    /// What the start found without an owner and undid.
+    pub(crate) undone: AtomicU64,
+}
+
+impl Facts {
+    pub(crate) fn ledger_undone(&self) -> u64 {
+        self.undone.load(Ordering::Relaxed)
+    }
+}
+
+/// Where things lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Directories {
+    /// Survives a reboot.
+    pub(crate) root: PathBuf,
+    /// Does not.
+    pub(crate) run: PathBuf,
+}
+
+impl Directories {
+    /// Files that the runtime provides to a pod.
+    pub(crate) fn pod(&self, id: &SandboxId) -> PathBuf {
+        self.run.join("pods").join(id.as_str())
+    }
+
+    /// A shim's socket and exit record.
+    pub(crate) fn shim(&self, id: &ContainerId) -> PathBuf {
+        self.run.join("shims").join(id.as_str())
+    }
+
+    /// A container's writable layer and anonymous volumes.
+    pub(crate) fn container(&self, id: &ContainerId) -> PathBuf {
+        self.root.join(Self::container_below_root(id))
+    }
+
+    /// The same relative to the root, as plans name it.
+    pub(crate) fn container_below_root(id: &ContainerId) -> PathBuf {
+        Path::new("containers").join(id.as_str())
+    }
+
+    /// Logs of people's containers.
+    pub(crate) fn logs(&self, id: &SandboxId) -> PathBuf {
+        self.root.join("logs").join(id.as_str())
+    }
+}
+
+/// Everything that [`Node::new`] takes.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) dirs: Directories,
+    pub(crate) store: Store,
+    pub(crate) operations: Operations,
+    pub(crate) launcher: Launcher,
+    pub(crate) layout: Layout,
+    pub(crate) images: Images,
+    pub(crate) network: PodNetwork,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) facts: Facts,
+}
+
+impl Node {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            config: parts.config,
+            dirs: parts.dirs,
+            store: parts.store,
+            operations: parts.operations,
+            launcher: parts.launcher,
+            layout: parts.layout,
+            images: parts.images,
+            network: parts.network,
+            metrics: parts.metrics,
+            observer: parts.observer,
+            facts: parts.facts,
+            filters: FilterCache::default(),
+            sandboxes: RwLock::default(),
+            containers: RwLock::default(),
+        }
+    }
+
+    // The maps are only ever changed whole entries at a time, so a panic in
+    // another holder of the lock cannot have left them half changed.
+
+    pub(crate) fn add_sandbox(&self, sandbox: Arc<Sandbox>) {
+        let mut all = self
+            .sandboxes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.insert(sandbox.id.clone(), sandbox);
+    }
+
+    pub(crate) fn drop_sandbox(&self, id: &SandboxId) {
+        let mut all = self
+            .sandboxes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.remove(id);
+        drop(all);
+        self.operations.forget(id.as_str());
+    }
+
+    pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        let all = self
+            .sandboxes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
+    }
+
+    /// The sandbox that `prefix` stands for.
+    ///
+    /// # Errors
+    /// NotFound, or InvalidArgument if the prefix is ambiguous.
+    pub(crate) fn sandbox(&self, prefix: &str) -> Result<Arc<Sandbox>> {
+        let all = self
+            .sandboxes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = ids::resolve(prefix, all.keys()).or_error("pod sandbox", prefix)?;
+        all.get(id)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("no pod sandbox has the id {prefix:?}")))
+    }
+
+    pub(crate) fn add_container(&self, container: Arc<Container>) {
+        let mut all = self
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.insert(container.id.clone(), container);
+    }
+
+    pub(crate) fn drop_container(&self, id: &ContainerId) {
+        let mut all = self
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.remove(id);
+        drop(all);
+        self.operations.forget(id.as_str());
+    }
+
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        let all = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.values().cloned().collect()
+    }
+
+    pub(crate) fn containers_of(&self, sandbox: &SandboxId) -> Vec<Arc<Container>> {
+        let mut all = self.containers();
+        all.retain(|container| container.record().sandbox_id == *sandbox);
+        all
+    }
+
+    /// The container that `prefix` stands for.
+    ///
+    /// # Errors
+    /// NotFound, or InvalidArgument if the prefix is ambiguous.
+    pub(crate) fn container(&self, prefix: &str) -> Result<Arc<Container>> {
+        let all = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = ids::resolve(prefix, all.keys()).or_error("container", prefix)?;
+        all.get(id)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("no container has the id {prefix:?}")))
+    }
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Runs `work`, which blocks, where blocking does no harm.
+///
+/// # Errors
+/// What `work` returns; Internal if it panicked.
+pub(crate) async fn blocking<T, F>(what: &'static str, work: F) -> Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::internal(what).with_source(error)),
+    }
+}

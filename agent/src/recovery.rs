@@ -1,0 +1,92 @@
+//! From the store to a node that serves: read, ask the shims, compare with the
+//! kernel, settle, undo, and only then answer.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use berth_phase::{Phase, Tracker};
+
+use crate::{
+    container,
+    error::{Error, Result},
+    image,
+    node::Node,
+    sandbox,
+    store::{Change, ContainerRecord, Durability, SandboxRecord},
+};
+
+/// Names this boot of the machine.
+///
+/// # Errors
+/// Internal if the kernel does not say.
+pub(crate) fn boot_id() -> Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .map_err(|error| Error::io("read the boot id", error))
+}
+
+/// Brings records and kernel into agreement. `settled_for` is the boot for which
+/// that was done last.
+///
+/// # Errors
+/// Internal if the launcher or the store do not answer.
+pub(crate) async fn recover(
+    node: &Arc<Node>,
+    sandboxes: Vec<SandboxRecord>,
+    containers: Vec<ContainerRecord>,
+    settled_for: Option<&str>,
+) -> Result<u64> {
+    let tracker = Tracker::new("recover", node.observer.clone());
+    tracker.enter(Phase::Recover, "read")?;
+    let boot = boot_id()?;
+    let rebooted = settled_for.is_some_and(|settled| settled != boot);
+    for record in sandboxes {
+        sandbox::adopt(node, record);
+    }
+    for record in containers {
+        container::adopt(node, record);
+    }
+    let mut undone = container::settle(node, &tracker, rebooted).await?;
+    undone += sandbox::settle(node, &tracker, rebooted).await?;
+    tracker.enter(Phase::Recover, "links")?;
+    undone += purge_links(node).await;
+    tracker.enter(Phase::Recover, "images")?;
+    match image::collect(node).await {
+        Ok(count) => undone += count,
+        Err(error) => {
+            tracing::warn!(
+                error = error.sentence(),
+                "what no image owns could not be deleted"
+            );
+        }
+    }
+    tracker.enter(Phase::Record, "settled")?;
+    node.store
+        .write(vec![Change::settled_for_boot(&boot)], Durability::Soon)
+        .await?;
+    tracker.finish()?;
+    Ok(undone)
+}
+
+/// Links whose pod is not on record.
+async fn purge_links(node: &Arc<Node>) -> u64 {
+    let linked = match node.network.linked_pods().await {
+        Ok(linked) => linked,
+        Err(error) => {
+            tracing::debug!(error = error.sentence(), "links could not be listed");
+            return 0;
+        }
+    };
+    let known: BTreeSet<String> = node.sandboxes().iter().map(|s| s.id.to_string()).collect();
+    let mut undone = 0;
+    for part in linked {
+        if known.iter().any(|id| id.starts_with(&part)) {
+            continue;
+        }
+        undone += 1;
+        tracing::warn!(pod = part, "a link without a pod sandbox is removed");
+        if let Err(error) = node.network.purge(&part).await {
+            tracing::warn!(error = error.sentence(), "it could not be removed");
+        }
+    }
+    undone
+}

@@ -1,0 +1,204 @@
+//! Serving until told to stop.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use berth_proto::{
+    berth::v1::node_server::NodeServer,
+    cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    berth::Service,
+    config::Config,
+    cri::{Images, Runtime},
+    listen::{self, http::Pages, notify},
+    node::Node,
+    start::start,
+    telemetry::{NodeState, Telemetry},
+};
+
+/// How long operations may go on after the signal to stop. Containers stay; what
+/// is half done by then is undone at the next start.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs the agent of `config` until SIGTERM or SIGINT.
+pub(crate) async fn serve(config: Config, shim: Option<PathBuf>) -> Result<()> {
+    let telemetry = Telemetry::start(&config.telemetry)?;
+    // The default provider of TLS, for whoever asks for none.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let stop = CancellationToken::new();
+    let (ready, is_ready) = watch::channel(false);
+    let limits = config.limits.clone();
+    let endpoints = config.listen();
+    listen::private_directory(&config.run_dir)?;
+    let node = start(config.clone(), shim, &telemetry).await?;
+    let sockets = listen::open(&endpoints)?;
+    serve_pages(&config, &node, &telemetry, is_ready.clone(), stop.clone()).await?;
+
+    let message = limits.max_message_bytes;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(berth_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("reflection")?;
+    let paths: Vec<String> = sockets
+        .paths()
+        .map(|path| path.display().to_string())
+        .collect();
+    let server = listen::grpc::server()
+        .layer(telemetry.rpc_layer(&limits))
+        .add_service(
+            RuntimeServiceServer::new(Runtime::new(node.clone()))
+                .max_decoding_message_size(message)
+                .max_encoding_message_size(message),
+        )
+        .add_service(
+            ImageServiceServer::new(Images::new(node.clone()))
+                .max_decoding_message_size(message)
+                .max_encoding_message_size(message),
+        )
+        .add_service(
+            NodeServer::new(Service::new(node.clone()))
+                .max_decoding_message_size(message)
+                .max_encoding_message_size(message),
+        )
+        .add_service(listen::health(is_ready).await)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(sockets.incoming(), stop.clone().cancelled_owned());
+    let server = tokio::spawn(server);
+    ready.send_replace(true);
+    notify::ready("serving");
+    tracing::info!(
+        listen = paths.join(" "),
+        version = crate::cri::VERSION,
+        pods = node.sandboxes().len(),
+        containers = node.containers().len(),
+        undone = node.facts.ledger_undone(),
+        "serving"
+    );
+    let watchdog = {
+        let node = node.clone();
+        tokio::spawn(notify::watchdog(move || {
+            let node = node.clone();
+            async move { node.store.ledger_of("watchdog").await.is_ok() }
+        }))
+    };
+
+    wait_for_signal().await?;
+    notify::stopping();
+    tracing::info!("stopping; containers keep running");
+    ready.send_replace(false);
+    stop.cancel();
+    watchdog.abort();
+    let drained = node.operations.drain(DRAIN).await;
+    tracing::debug!(?drained, "operations have ended");
+    // Streams of clients that never end must not keep the agent.
+    tokio::time::timeout(Duration::from_secs(2), server)
+        .await
+        .ok();
+    leave(&node).await;
+    node.store.close().await;
+    telemetry.shutdown().await;
+    Ok(())
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// With no pod left nothing of the agent stays in the kernel.
+async fn leave(node: &Arc<Node>) {
+    if !node.sandboxes().is_empty() || !node.containers().is_empty() {
+        return;
+    }
+    if let Err(error) = node.launcher.shut_down().await {
+        tracing::warn!(%error, "mount namespaces could not be dropped");
+    }
+    match node.network.remove().await {
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(error = error.sentence(), "the bridge could not be removed");
+        }
+    }
+    crate::cgroup::remove_if_empty(&node.layout, node.config.cgroup_parent());
+}
+
+async fn serve_pages(
+    config: &Config,
+    node: &Arc<Node>,
+    telemetry: &Telemetry,
+    ready: watch::Receiver<bool>,
+    stop: CancellationToken,
+) -> Result<()> {
+    let metrics = telemetry.metrics();
+    let source = node.clone();
+    metrics.set_state(move || state(&source));
+    let tasks = node.clone();
+    let pages = Pages::new(
+        ready,
+        move |format| metrics.render(format),
+        move || {
+            let list: Vec<serde_json::Value> = tasks
+                .operations
+                .list()
+                .into_iter()
+                .map(|operation| {
+                    serde_json::json!({
+                        "verb": operation.verb.name(),
+                        "object": operation.object,
+                        "phase": operation.phase.map(|phase| phase.name()),
+                        "in_phase_ms": operation.in_phase.as_millis() as u64,
+                        "waiters": operation.waiters,
+                    })
+                })
+                .collect();
+            serde_json::Value::Array(list)
+        },
+    );
+    listen::http::serve(
+        &config.metrics_socket(),
+        config.telemetry.listen,
+        pages,
+        stop,
+    )
+    .await?;
+    Ok(())
+}
+
+fn state(node: &Node) -> NodeState {
+    let mut operations = BTreeMap::new();
+    for operation in node.operations.list() {
+        *operations.entry(operation.verb.name()).or_insert(0) += 1;
+    }
+    let mut pod_sandboxes = BTreeMap::new();
+    for sandbox in node.sandboxes() {
+        *pod_sandboxes
+            .entry(sandbox.record().state.name())
+            .or_insert(0) += 1;
+    }
+    let mut containers = BTreeMap::new();
+    for container in node.containers() {
+        *containers
+            .entry(container.record().state.name())
+            .or_insert(0) += 1;
+    }
+    NodeState {
+        operations,
+        pod_sandboxes,
+        containers,
+    }
+}

@@ -1,0 +1,157 @@
+//! Putting the node together: directories, store, libraries, recovery.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+};
+
+use anyhow::{Context as _, Result, bail};
+use berth_cgroup::Layout;
+use berth_engine::{Launcher, Program, ProgramSource};
+
+use crate::{
+    config::Config,
+    container,
+    error::Error,
+    image::Images,
+    listen::private_directory,
+    network::PodNetwork,
+    node::{Directories, Facts, Node, Parts, now},
+    operation::{Operations, Verb},
+    recovery, sandbox,
+    store::{Everything, Store},
+    telemetry::Telemetry,
+};
+
+/// The shim's program beside this one.
+fn default_shim() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program's own file")?;
+    Ok(own.with_file_name("berth-shim"))
+}
+
+/// Makes the node of `config` and brings it into agreement with the kernel.
+pub(crate) async fn start(
+    config: Config,
+    shim: Option<PathBuf>,
+    telemetry: &Telemetry,
+) -> Result<Arc<Node>> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("berth-agent manages namespaces, mounts and control groups, and must run as root");
+    }
+    let dirs = Directories {
+        root: config.root.clone(),
+        run: config.run_dir.clone(),
+    };
+    private_directory(&dirs.root)?;
+    private_directory(&dirs.run)?;
+    let opened = Store::open(&dirs.root).map_err(Error::from).map_err(told)?;
+    let mut warnings = Vec::new();
+    if let Some(moved) = &opened.moved_aside {
+        let warning = format!("the records could not be used and were moved aside: {moved:?}");
+        tracing::error!("{warning}");
+        warnings.push(warning);
+    }
+    let store = opened.store;
+    let everything = store.load_all().await.map_err(Error::from).map_err(told)?;
+    let Everything {
+        sandboxes,
+        containers,
+        images,
+        addresses,
+        ledger: _,
+        settled_for_boot,
+        unreadable,
+    } = everything;
+    for row in unreadable {
+        tracing::error!(
+            table = row.table,
+            id = row.id,
+            why = row.why,
+            "a record cannot be read"
+        );
+        warnings.push(format!("record {} of {} cannot be read", row.id, row.table));
+    }
+    let shim = shim.map_or_else(default_shim, Ok)?;
+    let program = load_program(&shim, &containers)
+        .with_context(|| format!("shim program {}", shim.display()))?;
+    if program.source() == ProgramSource::ReadOnlyMount {
+        warnings.push(
+            "vm.memfd_noexec forbids sealed programs: shims start from a read-only mount"
+                .to_owned(),
+        );
+    }
+    let operations = Operations::new(Some(telemetry.observer()));
+    let node = Arc::new(Node::new(Parts {
+        network: PodNetwork::open(config.network.builtin.clone(), &addresses).map_err(told)?,
+        images: Images::new(
+            berth_image::Store::open(&dirs.root.join("images"), config.image_settings())?,
+            images,
+        ),
+        launcher: Launcher::new(program, &dirs.run),
+        layout: Layout::detect()?,
+        facts: Facts {
+            started_at: now(),
+            warnings,
+            ..Facts::default()
+        },
+        metrics: telemetry.metrics(),
+        observer: telemetry.observer(),
+        store,
+        operations,
+        dirs,
+        config,
+    }));
+    withdraw_unclaimed(&node);
+    let undone = recovery::recover(&node, sandboxes, containers, settled_for_boot.as_deref())
+        .await
+        .map_err(told)?;
+    node.facts.undone.store(undone, Ordering::Relaxed);
+    node.metrics.ledger_findings("recovered", undone);
+    node.network.look().await;
+    tokio::spawn(node.network.clone().watch());
+    Ok(node)
+}
+
+/// Shims that are alive share their pages with those that come.
+fn load_program(
+    path: &Path,
+    containers: &[crate::store::ContainerRecord],
+) -> Result<Program, berth_engine::Error> {
+    containers
+        .iter()
+        .filter_map(|record| record.state.processes())
+        .filter(|processes| {
+            berth_sys::process::start_ticks(processes.shim.pid)
+                .is_ok_and(|ticks| ticks == processes.shim.start_ticks)
+        })
+        .find_map(|processes| Program::share(processes.shim.pid, path))
+        .map_or_else(|| Program::load(path), Ok)
+}
+
+/// What nobody has asked for again is taken back.
+fn withdraw_unclaimed(node: &Arc<Node>) {
+    // Weak: the operations live in the node.
+    let weak = Arc::downgrade(node);
+    node.operations.on_unclaimed(move |left| {
+        let weak = weak.clone();
+        async move {
+            let Some(node) = weak.upgrade() else {
+                return Ok(());
+            };
+            for id in &left.made {
+                match left.verb {
+                    Verb::CreateContainer => container::remove(&node, id, None).await?,
+                    Verb::RunPodSandbox | Verb::Run => sandbox::remove(&node, id, None).await?,
+                    _ => {}
+                }
+                tracing::info!(id, "nobody claimed it; it is removed");
+            }
+            Ok(())
+        }
+    });
+}
+
+/// The whole sentence for whoever starts the agent.
+pub(crate) fn told(error: Error) -> anyhow::Error {
+    anyhow::anyhow!(error.sentence())
+}
