@@ -39,7 +39,9 @@ pub(super) fn args(
         Some(_) => {}
     }
     if let Some(bad) = args.iter().find(|arg| arg.contains('\0')) {
-        return Err(SpecError::invalid(format!("command argument {bad:?} has a NUL byte")));
+        return Err(SpecError::invalid(format!(
+            "command argument {bad:?} has a NUL byte"
+        )));
     }
     provenance.set("process.args", source);
     Ok(args)
@@ -54,7 +56,11 @@ pub(super) fn working_dir(
     let (dir, source, whose) = if !config.working_dir.is_empty() {
         (config.working_dir.as_str(), Source::Cri, "working_dir")
     } else if !image.working_dir.is_empty() {
-        (image.working_dir.as_str(), Source::Image, "the image's WorkingDir")
+        (
+            image.working_dir.as_str(),
+            Source::Image,
+            "the image's WorkingDir",
+        )
     } else {
         ("/", Source::Default, "")
     };

@@ -76,10 +76,13 @@ pub(super) fn devices(
 
 impl Devices {
     fn add(&mut self, asked: &Device, inputs: &Inputs<'_>) -> Result<()> {
-        let wrong = |what: &str| SpecError::invalid(format!("device {:?}: {what}", asked.host_path));
+        let wrong =
+            |what: &str| SpecError::invalid(format!("device {:?}: {what}", asked.host_path));
         let access = asked.permissions.as_str();
         if access.is_empty() || access.bytes().any(|b| !b"rwm".contains(&b)) {
-            return Err(wrong(&format!("permissions {access:?}: expected some of r, w and m")));
+            return Err(wrong(&format!(
+                "permissions {access:?}: expected some of r, w and m"
+            )));
         }
         let host = Path::new(&asked.host_path);
         if !host.is_absolute() || asked.host_path.contains('\0') {
@@ -93,11 +96,15 @@ impl Devices {
         let plain = inside.components().all(|part| part != Component::ParentDir)
             && !asked.container_path.contains('\0');
         if !plain || !inside.starts_with("/dev") || inside == Path::new("/dev") {
-            return Err(wrong(&format!("container_path {inside:?}: expected a path below /dev")));
+            return Err(wrong(&format!(
+                "container_path {inside:?}: expected a path below /dev"
+            )));
         }
         let found = look(inputs, host)?;
         if found.is_empty() {
-            return Err(wrong("is no device of the node, nor a directory of devices"));
+            return Err(wrong(
+                "is no device of the node, nor a directory of devices",
+            ));
         }
         for device in found {
             let path = if device.below.as_os_str().is_empty() {

@@ -28,6 +28,7 @@ use berth_plan::{capability::CapSet, seccomp::Machine};
 use berth_proto::cri::{ContainerConfig, LinuxContainerSecurityContext, NamespaceOption};
 use oci_spec::runtime::{Linux, PosixRlimit, Process, Root, Spec};
 
+use self::error::Result;
 pub(crate) use self::{
     devices::HostDevice,
     error::{Kind, SpecError},
@@ -36,7 +37,6 @@ pub(crate) use self::{
     signal::cri_signal,
     user::User,
 };
-use self::error::Result;
 
 /// Stands for the pod in the paths of a specification; nothing is there. A plan made
 /// with this as its `pod_dir` turns what lies below into the pod's own descriptors.
@@ -164,18 +164,26 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
     let unsaid = linux.security_context.is_none();
     let context = linux.security_context.unwrap_or_default();
     if context.privileged && !inputs.pod_privileged {
-        return Err(
-            SpecError::precondition("privileged container in a pod sandbox that is not privileged")
-                .with_remedy("make the pod sandbox privileged too"),
-        );
+        return Err(SpecError::precondition(
+            "privileged container in a pod sandbox that is not privileged",
+        )
+        .with_remedy("make the pod sandbox privileged too"));
     }
     security::check_modules(&context, &inputs.node)?;
     let mut provenance = Provenance::default();
     let given = linux.resources.unwrap_or_default();
 
-    let user = user::resolve(&context, &inputs.image.user, inputs.read_image, &mut provenance)?;
-    let granted =
-        security::granted(&context, inputs.node.default_capabilities, inputs.node.capabilities)?;
+    let user = user::resolve(
+        &context,
+        &inputs.image.user,
+        inputs.read_image,
+        &mut provenance,
+    )?;
+    let granted = security::granted(
+        &context,
+        inputs.node.default_capabilities,
+        inputs.node.capabilities,
+    )?;
     let env = command::env(config, inputs.image, inputs.hostname, &mut provenance)?;
     let mut process = Process::default();
     process
@@ -184,11 +192,20 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
         .set_cwd(command::working_dir(config, inputs.image, &mut provenance)?)
         .set_env(Some(env.iter().map(|pair| text(pair)).collect()))
         .set_user(oci_user(&user))
-        .set_capabilities(Some(security::capabilities(granted, user.uid, &context, &mut provenance)?))
+        .set_capabilities(Some(security::capabilities(
+            granted,
+            user.uid,
+            &context,
+            &mut provenance,
+        )?))
         .set_no_new_privileges(Some(context.no_new_privs))
         .set_oom_score_adj(Some(resources::oom_score_adj(&given)?))
         .set_rlimits(Some(inputs.node.rlimits.to_vec()));
-    for field in ["process.terminal", "process.noNewPrivileges", "process.oomScoreAdj"] {
+    for field in [
+        "process.terminal",
+        "process.noNewPrivileges",
+        "process.oomScoreAdj",
+    ] {
         provenance.set(field, Source::Cri);
     }
     provenance.set("process.rlimits", Source::Handler);
@@ -196,8 +213,12 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
     let mounts = mounts::mounts(inputs, &context, &mut provenance)?;
     let devices = devices::devices(inputs, context.privileged, &mut provenance)?;
     let (masked, readonly) = covered(&context, unsaid, &mut provenance)?;
-    let limits =
-        resources::resources(&given, devices.rules, inputs.node.default_pids, &mut provenance)?;
+    let limits = resources::resources(
+        &given,
+        devices.rules,
+        inputs.node.default_pids,
+        &mut provenance,
+    )?;
     let filter = seccomp::profile(
         &context,
         granted.bounding,
@@ -206,16 +227,21 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
         &mut provenance,
     )?;
     let mut host = Linux::default();
-    host.set_namespaces(Some(namespaces::namespaces(inputs, &context, &mut provenance)?))
-        .set_resources(Some(limits))
-        .set_devices(Some(devices.nodes))
-        .set_masked_paths(Some(masked))
-        .set_readonly_paths(Some(readonly))
-        .set_seccomp(filter)
-        .set_rootfs_propagation(mounts::root_propagation(&config.mounts));
+    host.set_namespaces(Some(namespaces::namespaces(
+        inputs,
+        &context,
+        &mut provenance,
+    )?))
+    .set_resources(Some(limits))
+    .set_devices(Some(devices.nodes))
+    .set_masked_paths(Some(masked))
+    .set_readonly_paths(Some(readonly))
+    .set_seccomp(filter)
+    .set_rootfs_propagation(mounts::root_propagation(&config.mounts));
 
     let mut root = Root::default();
-    root.set_path("rootfs".into()).set_readonly(Some(context.readonly_rootfs));
+    root.set_path("rootfs".into())
+        .set_readonly(Some(context.readonly_rootfs));
     provenance.set("root.readonly", Source::Cri);
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
@@ -230,7 +256,11 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
         spec,
         env,
         user,
-        stop_signal: signal::stop_signal(config.stop_signal, &inputs.image.stop_signal, &mut provenance)?,
+        stop_signal: signal::stop_signal(
+            config.stop_signal,
+            &inputs.image.stop_signal,
+            &mut provenance,
+        )?,
         volumes: mounts.volumes,
         provenance,
     })
@@ -260,11 +290,17 @@ fn covered(
     } else if unsaid {
         (own(&MASKED), own(&READONLY), Source::Default)
     } else {
-        (context.masked_paths.clone(), context.readonly_paths.clone(), Source::Cri)
+        (
+            context.masked_paths.clone(),
+            context.readonly_paths.clone(),
+            Source::Cri,
+        )
     };
     for (field, paths) in [("masked_paths", &masked), ("readonly_paths", &readonly)] {
         let bad = |path: &&String| {
-            !path.starts_with('/') || path.contains('\0') || path.split('/').any(|part| part == "..")
+            !path.starts_with('/')
+                || path.contains('\0')
+                || path.split('/').any(|part| part == "..")
         };
         if let Some(path) = paths.iter().find(bad) {
             return Err(SpecError::invalid(format!(

@@ -35,14 +35,21 @@ pub(super) fn mounts(
         if mount.propagation() == MountPropagation::PropagationBidirectional {
             shared.push(made.destination().clone());
         }
-        provenance.set(format!("mounts[{}]", made.destination().display()), Source::Cri);
+        provenance.set(
+            format!("mounts[{}]", made.destination().display()),
+            Source::Cri,
+        );
         asked.push(made);
     }
     let free = |list: &[Mount], at: &Path| list.iter().all(|mount| mount.destination() != at);
     let mut list: Vec<Mount> = defaults(inputs, context)
         .into_iter()
         .filter(|mount| free(&asked, mount.destination()))
-        .filter(|mount| !shared.iter().any(|tree| mount.destination().starts_with(tree)))
+        .filter(|mount| {
+            !shared
+                .iter()
+                .any(|tree| mount.destination().starts_with(tree))
+        })
         .collect();
     for mount in &list {
         let field = format!("mounts[{}]", mount.destination().display());
@@ -55,13 +62,20 @@ pub(super) fn mounts(
             continue;
         }
         // An empty directory there would hide what belongs to the kernel.
-        if ["/proc", "/sys", "/dev"].iter().any(|place| destination.starts_with(place)) {
+        if ["/proc", "/sys", "/dev"]
+            .iter()
+            .any(|place| destination.starts_with(place))
+        {
             return Err(SpecError::invalid(format!(
                 "the image's volume {volume:?} lies in a place of the kernel's"
             )));
         }
         provenance.set(format!("mounts[{}]", destination.display()), Source::Image);
-        list.push(bind(&(inputs.volume)(volumes), &destination, &["rbind", "rprivate"]));
+        list.push(bind(
+            &(inputs.volume)(volumes),
+            &destination,
+            &["rbind", "rprivate"],
+        ));
         volumes += 1;
     }
     list.extend(asked);
@@ -97,7 +111,11 @@ fn inside(whose: &str, path: &str) -> Result<PathBuf> {
 
 fn requested(mount: &Asked, inputs: &Inputs<'_>) -> Result<Mount> {
     let at = &mount.container_path;
-    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
+    if mount
+        .image
+        .as_ref()
+        .is_some_and(|image| !image.image.is_empty())
+    {
         // Kubelets know this error by its first word.
         return Err(SpecError::unimplemented(format!(
             "ImageVolumeMountFailed: mount at {at:?}: images as volumes are not supported yet"
@@ -140,11 +158,7 @@ fn requested(mount: &Asked, inputs: &Inputs<'_>) -> Result<Mount> {
     Ok(bind(Path::new(&mount.host_path), &destination, &options))
 }
 
-fn access(
-    mount: &Asked,
-    propagation: &str,
-    node_can: bool,
-) -> Result<Option<&'static str>> {
+fn access(mount: &Asked, propagation: &str, node_can: bool) -> Result<Option<&'static str>> {
     let at = &mount.container_path;
     if !mount.recursive_read_only {
         return Ok(mount.readonly.then_some("ro"));
@@ -172,16 +186,31 @@ fn defaults(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec
     let sys = if context.privileged { "rw" } else { "ro" };
     let mut list = vec![
         made("/proc", "proc", &["nosuid", "noexec", "nodev"]),
-        made("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        made(
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         made(
             "/dev/pts",
             "devpts",
             // 5 is the group tty wherever there is one.
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
         made("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         made("/sys", "sysfs", &["nosuid", "noexec", "nodev", sys]),
-        made("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
+        made(
+            "/sys/fs/cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", sys],
+        ),
     ];
     let shm = if inputs.pod_namespaces.ipc() == NamespaceMode::Node {
         PathBuf::from("/dev/shm")
@@ -210,7 +239,9 @@ fn made(destination: &str, fstype: &str, options: &[&str]) -> Mount {
         .set_destination(destination.into())
         .set_typ(Some(fstype.to_owned()))
         .set_source(Some(fstype.into()))
-        .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+        .set_options(Some(
+            options.iter().map(|&option| option.to_owned()).collect(),
+        ));
     mount
 }
 
@@ -220,6 +251,8 @@ fn bind(source: &Path, destination: &Path, options: &[&str]) -> Mount {
         .set_destination(destination.to_owned())
         .set_typ(Some("bind".to_owned()))
         .set_source(Some(source.to_owned()))
-        .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+        .set_options(Some(
+            options.iter().map(|&option| option.to_owned()).collect(),
+        ));
     mount
 }

@@ -21,8 +21,10 @@ pub(super) fn namespaces(
     let pod = inputs.pod_namespaces;
     let users = asked.userns_options.clone().unwrap_or_default();
     if !users.uids.is_empty() || !users.gids.is_empty() {
-        return Err(SpecError::unimplemented("user namespaces are not supported yet")
-            .with_remedy("leave userns_options out, or use NODE"));
+        return Err(
+            SpecError::unimplemented("user namespaces are not supported yet")
+                .with_remedy("leave userns_options out, or use NODE"),
+        );
     }
     if asked.pid() != NamespaceMode::Target && !asked.target_id.is_empty() {
         return Err(SpecError::invalid(format!(

@@ -41,6 +41,8 @@ impl Provenance {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Source)> {
-        self.0.iter().map(|(field, source)| (field.as_str(), *source))
+        self.0
+            .iter()
+            .map(|(field, source)| (field.as_str(), *source))
     }
 }

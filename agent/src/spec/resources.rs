@@ -52,7 +52,10 @@ pub(super) fn resources(
         memory.set_limit(Some(bytes));
         told("memory.limit", Source::Cri);
     }
-    if let Some(bytes) = limit("memory_swap_limit_in_bytes", given.memory_swap_limit_in_bytes)? {
+    if let Some(bytes) = limit(
+        "memory_swap_limit_in_bytes",
+        given.memory_swap_limit_in_bytes,
+    )? {
         memory.set_swap(Some(bytes));
         told("memory.swap", Source::Cri);
     }
@@ -69,7 +72,10 @@ pub(super) fn resources(
         told("hugepageLimits", Source::Cri);
     }
     if !given.unified.is_empty() {
-        let unified = given.unified.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let unified = given
+            .unified
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()));
         resources.set_unified(Some(unified.collect::<HashMap<_, _>>()));
         told("unified", Source::Cri);
     }

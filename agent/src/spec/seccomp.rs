@@ -94,9 +94,8 @@ fn asked(context: &LinuxContainerSecurityContext) -> Result<Asked<'_>> {
 }
 
 fn file<'a>(field: &str, path: &'a str) -> Result<Asked<'a>> {
-    let plain = path.starts_with('/')
-        && !path.contains('\0')
-        && path.split('/').all(|part| part != "..");
+    let plain =
+        path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != "..");
     if plain {
         Ok(Asked::File(path))
     } else {
@@ -108,7 +107,8 @@ fn file<'a>(field: &str, path: &'a str) -> Result<Asked<'a>> {
 
 fn read_profile(path: &str, read: Read<'_>) -> Result<LinuxSeccomp> {
     let wrong = |what: &str| SpecError::invalid(format!("seccomp profile {path}: {what}"));
-    let bytes = read(Path::new(path)).map_err(|error| wrong("cannot be read").with_source(error))?;
+    let bytes =
+        read(Path::new(path)).map_err(|error| wrong("cannot be read").with_source(error))?;
     if bytes.len() > LARGEST_PROFILE {
         return Err(wrong("is larger than 4 MiB"));
     }
@@ -117,8 +117,11 @@ fn read_profile(path: &str, read: Read<'_>) -> Result<LinuxSeccomp> {
     // Another format that looks much like ours. Read as ours, its rules for some
     // capabilities, kernels or machines would hold for all.
     if let Some(foreign) = foreign(&value) {
-        return Err(wrong(&format!("has {foreign:?}, which OCI profiles have not"))
-            .with_remedy("convert it to the form of an OCI runtime specification's linux.seccomp"));
+        return Err(
+            wrong(&format!("has {foreign:?}, which OCI profiles have not")).with_remedy(
+                "convert it to the form of an OCI runtime specification's linux.seccomp",
+            ),
+        );
     }
     serde_json::from_value(value)
         .map_err(|error| wrong("is no profile of an OCI specification").with_source(error))

@@ -114,7 +114,11 @@ pub(super) fn capabilities(
     context: &LinuxContainerSecurityContext,
     provenance: &mut Provenance,
 ) -> Result<LinuxCapabilities> {
-    let active = if uid == 0 { granted.bounding } else { granted.ambient };
+    let active = if uid == 0 {
+        granted.bounding
+    } else {
+        granted.ambient
+    };
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(Some(convert(granted.bounding)?))
         .set_effective(Some(convert(active)?))
@@ -166,8 +170,10 @@ pub(super) fn check_modules(
         return Err(if node.selinux {
             SpecError::unimplemented(format!("selinux_options {label}: not supported yet"))
         } else {
-            SpecError::precondition(format!("selinux_options {label}, but the node has no SELinux"))
-                .with_remedy("leave them out")
+            SpecError::precondition(format!(
+                "selinux_options {label}, but the node has no SELinux"
+            ))
+            .with_remedy("leave them out")
         });
     }
     Ok(())

@@ -53,7 +53,9 @@ const RTMAX: i32 = 64;
 pub(super) fn stop_signal(cri: i32, image: &str, provenance: &mut Provenance) -> Result<i32> {
     let (signal, source) = if cri != 0 {
         let number = from_cri(cri).ok_or_else(|| {
-            SpecError::invalid(format!("stop_signal {cri} is not in CRI's list, which ends at 65"))
+            SpecError::invalid(format!(
+                "stop_signal {cri} is not in CRI's list, which ends at 65"
+            ))
         })?;
         (number, Source::Cri)
     } else if image.is_empty() {
@@ -92,7 +94,10 @@ pub(crate) fn cri_signal(signal: i32) -> i32 {
 /// `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`, `RTMAX-1`.
 fn parse(text: &str) -> Option<i32> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return text.parse().ok().filter(|number| (1..=RTMAX).contains(number));
+        return text
+            .parse()
+            .ok()
+            .filter(|number| (1..=RTMAX).contains(number));
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -139,8 +144,21 @@ mod tests {
             assert_eq!(parse(text), Some(number), "{text}");
         }
         for bad in [
-            "", "0", "65", "-1", "+9", "SIG", "SIGSIGTERM", "RTMIN-1", "RTMIN+31", "RTMAX+1",
-            "RTMIN+", "RTMIN++1", "99999999999999999999", "RTMIN+99999999999", "TERM\n",
+            "",
+            "0",
+            "65",
+            "-1",
+            "+9",
+            "SIG",
+            "SIGSIGTERM",
+            "RTMIN-1",
+            "RTMIN+31",
+            "RTMAX+1",
+            "RTMIN+",
+            "RTMIN++1",
+            "99999999999999999999",
+            "RTMIN+99999999999",
+            "TERM\n",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }

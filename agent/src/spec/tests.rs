@@ -8,8 +8,8 @@ use berth_plan::{
     seccomp::{FilterCache, Machine},
 };
 use berth_proto::cri::{
-    Capability, Device, Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerResources,
-    Mount, MountPropagation, NamespaceMode, SecurityProfile, SupplementalGroupsPolicy,
+    Capability, Device, Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount,
+    MountPropagation, NamespaceMode, SecurityProfile, SupplementalGroupsPolicy,
     security_profile::ProfileType,
 };
 use proptest::prelude::*;
@@ -97,7 +97,9 @@ impl Case {
         };
         let find = |files: &BTreeMap<&str, String>, path: &Path| {
             let found = files.get(path.to_str().unwrap_or_default());
-            found.map(|text| text.clone().into_bytes()).ok_or(io::Error::from(io::ErrorKind::NotFound))
+            found
+                .map(|text| text.clone().into_bytes())
+                .ok_or(io::Error::from(io::ErrorKind::NotFound))
         };
         build(&Inputs {
             config: &config,
@@ -173,7 +175,8 @@ fn strings(list: &[&str]) -> Vec<String> {
 
 fn caps(set: &Option<std::collections::HashSet<oci_spec::runtime::Capability>>) -> CapSet {
     let set = set.iter().flatten();
-    set.filter_map(|cap| berth_plan::capability::Cap::parse(&cap.to_string())).collect()
+    set.filter_map(|cap| berth_plan::capability::Cap::parse(&cap.to_string()))
+        .collect()
 }
 
 #[test]
@@ -217,11 +220,22 @@ fn the_environment_is_ordered_and_the_last_value_wins() {
     let built = case.ok();
     assert_eq!(
         env(&built),
-        ["PATH=/image", "TERM=xterm", "A=2", "EMPTY=", "B=a=b", "HOSTNAME=web-0", "RAW=\u{fffd}"]
+        [
+            "PATH=/image",
+            "TERM=xterm",
+            "A=2",
+            "EMPTY=",
+            "B=a=b",
+            "HOSTNAME=web-0",
+            "RAW=\u{fffd}"
+        ]
     );
     assert_eq!(built.env.last().unwrap(), b"RAW=\xff");
     assert_eq!(built.provenance.of("process.env[A]"), Some(Source::Cri));
-    assert_eq!(built.provenance.of("process.env[PATH]"), Some(Source::Image));
+    assert_eq!(
+        built.provenance.of("process.env[PATH]"),
+        Some(Source::Image)
+    );
     for key in ["", "A=B", "A\0"] {
         let bad = Case::new().with(|case| {
             case.config.envs = vec![KeyValue {
@@ -237,33 +251,60 @@ fn the_environment_is_ordered_and_the_last_value_wins() {
 fn what_only_resembles_a_number_is_no_user_whatever_passwd_says() {
     // An image whose passwd makes every such spelling root.
     let spellings = [
-        "+0", "-1", "0x0", " 1", "1\n", "1 ", "4294967296", "4294967297", "2147483648",
-        "18446744073709551616", "1:4294967296", "1:+0", "١",
+        "+0",
+        "-1",
+        "0x0",
+        " 1",
+        "1\n",
+        "1 ",
+        "4294967296",
+        "4294967297",
+        "2147483648",
+        "18446744073709551616",
+        "1:4294967296",
+        "1:+0",
+        "١",
     ];
-    let passwd: String = spellings.iter().map(|name| format!("{name}:x:0:0::/:/bin/sh\n")).collect();
+    let passwd: String = spellings
+        .iter()
+        .map(|name| format!("{name}:x:0:0::/:/bin/sh\n"))
+        .collect();
     for user in spellings {
-        let case = Case::new().accounts(&passwd, "").with(|case| case.image.user = user.to_owned());
+        let case = Case::new()
+            .accounts(&passwd, "")
+            .with(|case| case.image.user = user.to_owned());
         assert_eq!(case.error().0, Kind::InvalidArgument, "{user:?}");
         let case = Case::new()
             .accounts(&passwd, "")
             .secured(|context| context.run_as_username = user.to_owned());
         assert_eq!(case.error().0, Kind::InvalidArgument, "{user:?}");
     }
-    for (user, uid) in [("0", 0), ("00", 0), ("2147483647", i32::MAX.unsigned_abs()), ("", 0)] {
-        let case = Case::new().accounts("1000:x:0:0::/:\n", "").with(|case| case.image.user = user.to_owned());
+    for (user, uid) in [
+        ("0", 0),
+        ("00", 0),
+        ("2147483647", i32::MAX.unsigned_abs()),
+        ("", 0),
+    ] {
+        let case = Case::new()
+            .accounts("1000:x:0:0::/:\n", "")
+            .with(|case| case.image.user = user.to_owned());
         assert_eq!(case.ok().user.uid, uid, "{user}");
     }
-    let digits = Case::new().accounts("1000:x:0:0::/:\n", "").with(|case| case.image.user = "1000".to_owned());
+    let digits = Case::new()
+        .accounts("1000:x:0:0::/:\n", "")
+        .with(|case| case.image.user = "1000".to_owned());
     assert_eq!((digits.ok().user.uid, digits.ok().user.gid), (1000, 0));
     for uid in [-1, i64::from(i32::MAX) + 1, i64::MAX, i64::MIN] {
-        let case = Case::new().secured(|context| context.run_as_user = Some(Int64Value { value: uid }));
+        let case =
+            Case::new().secured(|context| context.run_as_user = Some(Int64Value { value: uid }));
         assert_eq!(case.error().0, Kind::InvalidArgument, "{uid}");
     }
 }
 
 #[test]
 fn users_and_groups_come_from_request_image_and_the_images_files() {
-    const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nbad line\nweb:x:1000:1001::/:\nweb:x:0:0::/:\n";
+    const PASSWD: &str =
+        "root:x:0:0::/root:/bin/sh\nbad line\nweb:x:1000:1001::/:\nweb:x:0:0::/:\n";
     const GROUP: &str = "web:x:1001:\nadm:x:2000:other,web\nlog:x:3000:web\nother:x:4000:webb\nbig:x:9999999999:web\n";
     let user = |value| Some(Int64Value { value });
     let groups = |change: &dyn Fn(&mut LinuxContainerSecurityContext), image: &str| {
@@ -275,12 +316,18 @@ fn users_and_groups_come_from_request_image_and_the_images_files() {
         (user.uid, user.gid, user.groups)
     };
     assert_eq!(groups(&|_| {}, "web"), (1000, 1001, vec![1001, 2000, 3000]));
-    assert_eq!(groups(&|_| {}, "1000"), (1000, 1001, vec![1001, 2000, 3000]));
+    assert_eq!(
+        groups(&|_| {}, "1000"),
+        (1000, 1001, vec![1001, 2000, 3000])
+    );
     assert_eq!(groups(&|_| {}, "web:adm"), (1000, 2000, vec![2000, 3000]));
     assert_eq!(groups(&|_| {}, "web:5"), (1000, 5, vec![5, 2000, 3000]));
     assert_eq!(groups(&|_| {}, "77"), (77, 0, vec![0]));
     // The request's user, not the image's group.
-    assert_eq!(groups(&|c| c.run_as_user = user(77), "web:adm"), (77, 0, vec![0]));
+    assert_eq!(
+        groups(&|c| c.run_as_user = user(77), "web:adm"),
+        (77, 0, vec![0])
+    );
     let merged = |context: &mut LinuxContainerSecurityContext| {
         context.run_as_user = user(1000);
         context.run_as_group = user(50);
@@ -311,7 +358,9 @@ fn users_and_groups_come_from_request_image_and_the_images_files() {
 
 #[test]
 fn a_huge_passwd_is_refused_and_not_parsed() {
-    let case = Case::new().accounts(&"x".repeat(1024 * 1024 + 1), "").with(|case| case.image.user = "web".into());
+    let case = Case::new()
+        .accounts(&"x".repeat(1024 * 1024 + 1), "")
+        .with(|case| case.image.user = "web".into());
     assert_eq!(case.error().0, Kind::InvalidArgument);
 }
 
@@ -322,10 +371,17 @@ fn capabilities_are_all_first_then_added_then_dropped() {
         let sets = process(&built).capabilities().clone().unwrap();
         assert_eq!(sets.inheritable(), sets.ambient());
         assert_eq!(sets.effective(), sets.permitted());
-        (caps(sets.bounding()), caps(sets.effective()), caps(sets.ambient()))
+        (
+            caps(sets.bounding()),
+            caps(sets.effective()),
+            caps(sets.ambient()),
+        )
     };
     let named = |names: &[&str]| -> CapSet {
-        names.iter().map(|name| berth_plan::capability::Cap::parse(name).unwrap()).collect()
+        names
+            .iter()
+            .map(|name| berth_plan::capability::Cap::parse(name).unwrap())
+            .collect()
     };
     let given = |add: &[&str], drop: &[&str], ambient: &[&str]| {
         Some(Capability {
@@ -338,17 +394,30 @@ fn capabilities_are_all_first_then_added_then_dropped() {
     let usual = default_capabilities();
     assert_eq!(sets(&|_| {}), (usual, usual, none));
     let only = named(&["NET_ADMIN"]);
-    assert_eq!(sets(&|c| c.capabilities = given(&["NET_ADMIN"], &["ALL"], &[])), (only, only, none));
+    assert_eq!(
+        sets(&|c| c.capabilities = given(&["NET_ADMIN"], &["ALL"], &[])),
+        (only, only, none)
+    );
     let all_but = CapSet::all().without(only);
-    assert_eq!(sets(&|c| c.capabilities = given(&["all"], &["CAP_NET_ADMIN"], &[])), (all_but, all_but, none));
+    assert_eq!(
+        sets(&|c| c.capabilities = given(&["all"], &["CAP_NET_ADMIN"], &[])),
+        (all_but, all_but, none)
+    );
     // Another user than root starts with what is ambient only.
     let user = |c: &mut LinuxContainerSecurityContext| {
         c.run_as_user = Some(Int64Value { value: 1000 });
         c.capabilities = given(&[], &["ALL"], &["NET_ADMIN"]);
     };
     assert_eq!(sets(&user), (only, only, only));
-    assert_eq!(sets(&|c| c.run_as_user = Some(Int64Value { value: 5 })), (usual, none, none));
-    for bad in [given(&["NOPE"], &[], &[]), given(&[], &[""], &[]), given(&[], &[], &["ALL"])] {
+    assert_eq!(
+        sets(&|c| c.run_as_user = Some(Int64Value { value: 5 })),
+        (usual, none, none)
+    );
+    for bad in [
+        given(&["NOPE"], &[], &[]),
+        given(&[], &[""], &[]),
+        given(&[], &[], &["ALL"]),
+    ] {
         let case = Case::new().secured(|context| context.capabilities = bad.clone());
         assert_eq!(case.error().0, Kind::InvalidArgument, "{bad:?}");
     }
@@ -356,19 +425,35 @@ fn capabilities_are_all_first_then_added_then_dropped() {
 
 #[test]
 fn privileged_needs_a_privileged_pod_and_opens_everything() {
-    let privileged = || Case::new().secured(|context| {
-        context.privileged = true;
-        context.masked_paths = strings(&["/proc/kcore"]);
-        context.seccomp = Some(SecurityProfile::default());
-    });
+    let privileged = || {
+        Case::new().secured(|context| {
+            context.privileged = true;
+            context.masked_paths = strings(&["/proc/kcore"]);
+            context.seccomp = Some(SecurityProfile::default());
+        })
+    };
     assert_eq!(privileged().error().0, Kind::FailedPrecondition);
     let built = privileged().with(|case| case.pod_privileged = true).ok();
     assert_eq!(linux(&built).masked_paths().as_deref(), Some(&[][..]));
     assert!(linux(&built).seccomp().is_none());
-    assert!(options(&built, "/sys").ends_with("rw") && options(&built, "/sys/fs/cgroup").ends_with("rw"));
-    let nodes: Vec<_> = linux(&built).devices().iter().flatten().map(|d| d.path().clone()).collect();
+    assert!(
+        options(&built, "/sys").ends_with("rw")
+            && options(&built, "/sys/fs/cgroup").ends_with("rw")
+    );
+    let nodes: Vec<_> = linux(&built)
+        .devices()
+        .iter()
+        .flatten()
+        .map(|d| d.path().clone())
+        .collect();
     assert_eq!(nodes, [Path::new("/dev/fuse")]);
-    let rules = linux(&built).resources().as_ref().unwrap().devices().clone().unwrap();
+    let rules = linux(&built)
+        .resources()
+        .as_ref()
+        .unwrap()
+        .devices()
+        .clone()
+        .unwrap();
     assert!(rules[0].allow());
     let bounding = caps(process(&built).capabilities().as_ref().unwrap().bounding());
     assert_eq!(bounding, CapSet::all());
@@ -377,7 +462,10 @@ fn privileged_needs_a_privileged_pod_and_opens_everything() {
 #[test]
 fn a_profile_is_what_was_asked_for_or_an_error() {
     const PROFILE: &str = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW"}]}"#;
-    let conditional = PROFILE.replace(r#""action""#, r#""includes":{"caps":["CAP_SYS_ADMIN"]},"action""#);
+    let conditional = PROFILE.replace(
+        r#""action""#,
+        r#""includes":{"caps":["CAP_SYS_ADMIN"]},"action""#,
+    );
     let with = |kind: i32, reference: &str| {
         Case::new()
             .secured(|context| {
@@ -397,7 +485,10 @@ fn a_profile_is_what_was_asked_for_or_an_error() {
         ProfileType::Unconfined.into(),
         ProfileType::Localhost.into(),
     );
-    assert!(linux(&Case::new().ok()).seccomp().is_none(), "nil is unconfined");
+    assert!(
+        linux(&Case::new().ok()).seccomp().is_none(),
+        "nil is unconfined"
+    );
     assert!(linux(&with(unconfined, "").ok()).seccomp().is_none());
     assert!(linux(&with(default, "").ok()).seccomp().is_some());
     for reference in ["/p.json", "localhost//p.json"] {
@@ -420,10 +511,12 @@ fn a_profile_is_what_was_asked_for_or_an_error() {
         let (kind_of, message) = with(kind, reference).error();
         assert_eq!(kind_of, Kind::InvalidArgument, "{reference}: {message}");
     }
-    let old = |text: &str| Case::new().secured(|context| {
-        #[expect(deprecated, reason = "older callers know only this field")]
-        context.seccomp_profile_path.push_str(text);
-    });
+    let old = |text: &str| {
+        Case::new().secured(|context| {
+            #[expect(deprecated, reason = "older callers know only this field")]
+            context.seccomp_profile_path.push_str(text);
+        })
+    };
     assert!(linux(&old("runtime/default").ok()).seccomp().is_some());
     assert_eq!(old("nonsense").error().0, Kind::InvalidArgument);
 }
@@ -438,8 +531,14 @@ fn modules_that_the_node_lacks_are_not_ignored() {
         Case::new().secured(|context| context.apparmor = Some(profile))
     };
     apparmor(ProfileType::Unconfined, "").ok();
-    assert_eq!(apparmor(ProfileType::Localhost, "mine").error().0, Kind::FailedPrecondition);
-    assert_eq!(apparmor(ProfileType::RuntimeDefault, "").error().0, Kind::FailedPrecondition);
+    assert_eq!(
+        apparmor(ProfileType::Localhost, "mine").error().0,
+        Kind::FailedPrecondition
+    );
+    assert_eq!(
+        apparmor(ProfileType::RuntimeDefault, "").error().0,
+        Kind::FailedPrecondition
+    );
     let selinux = Case::new().secured(|context| {
         context.selinux_options.get_or_insert_default().level = "s0:c1".to_owned();
     });
@@ -468,15 +567,27 @@ fn mounts_of_the_request_take_the_place_of_defaults_and_parents_come_first() {
         case.image.volumes = strings(&["/data", "/cache", "/cache"]);
     });
     let built = case.ok();
-    let places: Vec<_> = built.spec.mounts().iter().flatten().map(|m| m.destination().clone()).collect();
+    let places: Vec<_> = built
+        .spec
+        .mounts()
+        .iter()
+        .flatten()
+        .map(|m| m.destination().clone())
+        .collect();
     let place = |at: &str| places.iter().position(|p| p == Path::new(at)).unwrap();
     assert!(place("/data") < place("/data/a/b") && place("/sys") < place("/sys/fs/cgroup"));
     let mut unique = places.clone();
     unique.sort();
     unique.dedup();
     assert_eq!(unique.len(), places.len(), "{places:?}");
-    assert_eq!(mount(&built, "/etc/hosts").source().as_deref(), Some(Path::new("/kubelet/hosts")));
-    assert_eq!(mount(&built, "/dev/shm").source().as_deref(), Some(Path::new("/own")));
+    assert_eq!(
+        mount(&built, "/etc/hosts").source().as_deref(),
+        Some(Path::new("/kubelet/hosts"))
+    );
+    assert_eq!(
+        mount(&built, "/dev/shm").source().as_deref(),
+        Some(Path::new("/own"))
+    );
     assert_eq!(built.volumes, 1);
     assert_eq!(built.provenance.of("mounts[/cache]"), Some(Source::Image));
 }
@@ -495,7 +606,10 @@ fn access_and_propagation_of_mounts_follow_the_request() {
         m.mount_options = strings(&["noexec"]);
     });
     assert_eq!(options(&listening.ok(), "/m"), "rbind,rslave,ro,noexec");
-    assert_eq!(linux(&listening.ok()).rootfs_propagation().as_deref(), Some("rslave"));
+    assert_eq!(
+        linux(&listening.ok()).rootfs_propagation().as_deref(),
+        Some("rslave")
+    );
     let recursive = |m: &mut Mount| {
         m.readonly = true;
         m.recursive_read_only = true;
@@ -539,7 +653,17 @@ fn nothing_of_ours_is_mounted_into_a_tree_that_the_node_shares() {
 
 #[test]
 fn an_images_volumes_cannot_climb_or_hide_the_kernels_files() {
-    for volume in ["/../../etc", "/a/../..", "/", "relative", "", "/proc/sys", "/sys/kernel", "/dev/x", "/v\0"] {
+    for volume in [
+        "/../../etc",
+        "/a/../..",
+        "/",
+        "relative",
+        "",
+        "/proc/sys",
+        "/sys/kernel",
+        "/dev/x",
+        "/v\0",
+    ] {
         let case = Case::new().with(|case| case.image.volumes = strings(&[volume]));
         assert_eq!(case.error().0, Kind::InvalidArgument, "{volume:?}");
     }
@@ -558,7 +682,11 @@ fn namespaces_follow_pod_and_request() {
             .flatten()
             .map(|namespace| {
                 let path = namespace.path().as_ref();
-                format!("{}{}", namespace.typ(), path.map_or(String::new(), |p| format!("={}", p.display())))
+                format!(
+                    "{}{}",
+                    namespace.typ(),
+                    path.map_or(String::new(), |p| format!("={}", p.display()))
+                )
             })
             .collect();
         list.sort();
@@ -569,12 +697,20 @@ fn namespaces_follow_pod_and_request() {
         "cgroup ipc=/berth/pod/ipc mnt net=/berth/pod/net pid uts=/berth/pod/uts"
     );
     let host = Case::new()
-        .secured(|context| context.namespace_options.get_or_insert_default().set_pid(NamespaceMode::Node))
+        .secured(|context| {
+            context
+                .namespace_options
+                .get_or_insert_default()
+                .set_pid(NamespaceMode::Node)
+        })
         .with(|case| {
             case.pod.set_network(NamespaceMode::Node);
             case.pod.set_ipc(NamespaceMode::Node);
         });
-    assert_eq!(mount(&host.ok(), "/dev/shm").source().as_deref(), Some(Path::new("/dev/shm")));
+    assert_eq!(
+        mount(&host.ok(), "/dev/shm").source().as_deref(),
+        Some(Path::new("/dev/shm"))
+    );
     assert_eq!(kinds(host), "cgroup mnt uts=/berth/pod/uts");
     let pid = |mode| {
         Case::new().secured(move |c| c.namespace_options.get_or_insert_default().set_pid(mode))
@@ -583,7 +719,8 @@ fn namespaces_follow_pod_and_request() {
     assert!(kinds(shared).contains("pid=/berth/pod/pid"));
     assert_eq!(pid(NamespaceMode::Pod).error().0, Kind::FailedPrecondition);
     assert_eq!(pid(NamespaceMode::Target).error().0, Kind::Unimplemented);
-    let stray = Case::new().secured(|c| c.namespace_options.get_or_insert_default().target_id = "x".into());
+    let stray =
+        Case::new().secured(|c| c.namespace_options.get_or_insert_default().target_id = "x".into());
     assert_eq!(stray.error().0, Kind::InvalidArgument);
 }
 
@@ -599,12 +736,38 @@ fn devices_are_looked_up_and_only_what_was_granted_is_allowed() {
         })
     };
     let built = with("/dev/snd", "/dev/sound", "rw").ok();
-    let nodes: Vec<_> = linux(&built).devices().iter().flatten().map(|d| d.path().clone()).collect();
-    assert_eq!(nodes, [Path::new("/dev/sound/a"), Path::new("/dev/sound/b/c")]);
-    let rules = linux(&built).resources().as_ref().unwrap().devices().clone().unwrap();
+    let nodes: Vec<_> = linux(&built)
+        .devices()
+        .iter()
+        .flatten()
+        .map(|d| d.path().clone())
+        .collect();
+    assert_eq!(
+        nodes,
+        [Path::new("/dev/sound/a"), Path::new("/dev/sound/b/c")]
+    );
+    let rules = linux(&built)
+        .resources()
+        .as_ref()
+        .unwrap()
+        .devices()
+        .clone()
+        .unwrap();
     assert!(!rules[0].allow(), "everything is denied first");
     assert_eq!(rules[1].access().as_deref(), Some("rw"));
-    assert_eq!(with("/dev/fuse", "", "rwm").ok().spec.linux().as_ref().unwrap().devices().as_ref().unwrap().len(), 1);
+    assert_eq!(
+        with("/dev/fuse", "", "rwm")
+            .ok()
+            .spec
+            .linux()
+            .as_ref()
+            .unwrap()
+            .devices()
+            .as_ref()
+            .unwrap()
+            .len(),
+        1
+    );
     for (host, inside, permissions) in [
         ("/dev/fuse", "", ""),
         ("/dev/fuse", "", "rx"),
@@ -615,7 +778,11 @@ fn devices_are_looked_up_and_only_what_was_granted_is_allowed() {
         ("/dev/none", "", "r"),
         ("/dev/gone", "", "r"),
     ] {
-        assert_eq!(with(host, inside, permissions).error().0, Kind::InvalidArgument, "{host} {inside}");
+        assert_eq!(
+            with(host, inside, permissions).error().0,
+            Kind::InvalidArgument,
+            "{host} {inside}"
+        );
     }
 }
 
@@ -636,12 +803,18 @@ fn limits_outside_their_range_are_named() {
     assert_eq!(resources.cpu().as_ref().unwrap().quota(), Some(-1));
     assert_eq!(resources.memory().as_ref().unwrap().limit(), Some(1 << 30));
     assert_eq!(resources.pids().unwrap().limit(), 1000);
-    assert_eq!(built.provenance.of("linux.resources.pids.limit"), Some(Source::Handler));
-    let refused: [(&str, &dyn Fn(&mut LinuxContainerResources)); 6] = [
+    assert_eq!(
+        built.provenance.of("linux.resources.pids.limit"),
+        Some(Source::Handler)
+    );
+    type Change<'a> = &'a dyn Fn(&mut LinuxContainerResources);
+    let refused: [(&str, Change<'_>); 6] = [
         ("cpu_shares", &|r| r.cpu_shares = -1),
         ("cpu_period", &|r| r.cpu_period = i64::MIN),
         ("cpu_quota", &|r| r.cpu_quota = -2),
-        ("memory_limit_in_bytes", &|r| r.memory_limit_in_bytes = i64::MIN),
+        ("memory_limit_in_bytes", &|r| {
+            r.memory_limit_in_bytes = i64::MIN
+        }),
         ("oom_score_adj", &|r| r.oom_score_adj = 1001),
         ("oom_score_adj", &|r| r.oom_score_adj = i64::MAX),
     ];
@@ -654,7 +827,9 @@ fn limits_outside_their_range_are_named() {
 
 #[test]
 fn paths_are_hidden_exactly_as_asked_and_by_default_where_nothing_was_said() {
-    let exact = Case::new().secured(|context| context.masked_paths = strings(&["/proc/x"])).ok();
+    let exact = Case::new()
+        .secured(|context| context.masked_paths = strings(&["/proc/x"]))
+        .ok();
     assert_eq!(*linux(&exact).masked_paths(), Some(strings(&["/proc/x"])));
     assert_eq!(*linux(&exact).readonly_paths(), Some(Vec::new()));
     let silent = Case::new().with(|case| {
@@ -713,14 +888,32 @@ fn a_specification_becomes_a_plan() {
     let process = output.plan.process.unwrap();
     assert!(process.terminal && !process.seccomp.is_empty());
     assert_eq!(process.env, built.env);
-    let hosts = output.plan.mounts.iter().find(|step| step.destination == "/etc/hosts").unwrap();
+    let hosts = output
+        .plan
+        .mounts
+        .iter()
+        .find(|step| step.destination == "/etc/hosts")
+        .unwrap();
     assert!(hosts.file && hosts.bind);
 }
 
 fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(strings(&[
-            "", "/", "/a", "/dev", "/proc", "/a/..", "a:b", ":", "0", "ALL", "NET_ADMIN", "\0", "SIGTERM", "+1"
+            "",
+            "/",
+            "/a",
+            "/dev",
+            "/proc",
+            "/a/..",
+            "a:b",
+            ":",
+            "0",
+            "ALL",
+            "NET_ADMIN",
+            "\0",
+            "SIGTERM",
+            "+1"
         ])),
         ".{0,8}",
     ]

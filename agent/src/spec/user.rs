@@ -44,13 +44,18 @@ impl<'a> Id<'a> {
         }
         // As useradd(8) has it.
         let mut bytes = text.bytes();
-        let first = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        let rest = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'$'));
+        let first = bytes
+            .next()
+            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        let rest =
+            bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'$'));
         if first && rest {
             return Ok(Self::Name(text));
         }
-        Err(SpecError::invalid(format!("{field} {text:?} is neither a number nor a name"))
-            .with_remedy("use a number"))
+        Err(
+            SpecError::invalid(format!("{field} {text:?} is neither a number nor a name"))
+                .with_remedy("use a number"),
+        )
     }
 }
 
@@ -86,8 +91,10 @@ pub(super) fn resolve(
 ) -> Result<User> {
     let by_request = !context.run_as_username.is_empty() || context.run_as_user.is_some();
     if context.run_as_group.is_some() && !by_request {
-        return Err(SpecError::invalid("run_as_group without run_as_user or run_as_username")
-            .with_remedy("set run_as_user too"));
+        return Err(
+            SpecError::invalid("run_as_group without run_as_user or run_as_username")
+                .with_remedy("set run_as_user too"),
+        );
     }
     let (user, image_group) = wanted(context, image_user)?;
     provenance.set(
@@ -102,9 +109,13 @@ pub(super) fn resolve(
     let group_known = context.run_as_group.is_some() || !image_group.is_empty();
     let account = match user {
         Id::Number(_) if group_known && !merge => None,
-        Id::Number(uid) => accounts(read)?.into_iter().find(|account| account.uid == uid),
+        Id::Number(uid) => accounts(read)?
+            .into_iter()
+            .find(|account| account.uid == uid),
         Id::Name(name) => {
-            let found = accounts(read)?.into_iter().find(|account| account.name == name);
+            let found = accounts(read)?
+                .into_iter()
+                .find(|account| account.name == name);
             Some(found.ok_or_else(|| {
                 SpecError::invalid(format!("user {name:?} is not in the image's /etc/passwd"))
                     .with_remedy("use a number, or an image that has this user")
@@ -116,10 +127,15 @@ pub(super) fn resolve(
         (Id::Name(_), Some(account)) => account.uid,
         // Looked up above or refused.
         (Id::Name(name), None) => {
-            return Err(SpecError::invalid(format!("user {name:?} was not resolved")));
+            return Err(SpecError::invalid(format!(
+                "user {name:?} was not resolved"
+            )));
         }
     };
-    let member = account.as_ref().filter(|_| merge).map(|account| account.name.as_str());
+    let member = account
+        .as_ref()
+        .filter(|_| merge)
+        .map(|account| account.name.as_str());
     let groups = if member.is_some() || !image_group.is_empty() {
         groups(read)?
     } else {
@@ -129,7 +145,9 @@ pub(super) fn resolve(
 
     let mut all = vec![gid];
     if let Some(name) = member {
-        let of_image = groups.iter().filter(|group| group.members.iter().any(|one| one == name));
+        let of_image = groups
+            .iter()
+            .filter(|group| group.members.iter().any(|one| one == name));
         all.extend(of_image.map(|group| group.gid));
     }
     for gid in &context.supplemental_groups {
@@ -217,7 +235,10 @@ fn lines(read: Read<'_>, path: &str) -> Result<Vec<String>> {
         Err(error) => return Err(unreadable(error)),
     };
     if bytes.len() > LARGEST_FILE {
-        let reason = format!("it has {} bytes, at most {LARGEST_FILE} are read", bytes.len());
+        let reason = format!(
+            "it has {} bytes, at most {LARGEST_FILE} are read",
+            bytes.len()
+        );
         return Err(unreadable(io::Error::other(reason)));
     }
     let text = String::from_utf8_lossy(&bytes);
@@ -238,7 +259,10 @@ fn accounts(read: Read<'_>) -> Result<Vec<Account>> {
         let gid = number(fields.next()?)?;
         Some(Account { name, uid, gid })
     };
-    Ok(lines(read, "/etc/passwd")?.iter().filter_map(parse).collect())
+    Ok(lines(read, "/etc/passwd")?
+        .iter()
+        .filter_map(parse)
+        .collect())
 }
 
 fn groups(read: Read<'_>) -> Result<Vec<Group>> {
@@ -246,12 +270,19 @@ fn groups(read: Read<'_>) -> Result<Vec<Group>> {
         let mut fields = line.trim_end_matches('\r').split(':');
         let name = fields.next().filter(|name| !name.is_empty())?.to_owned();
         let gid = number(fields.nth(1)?)?;
-        let members = fields.next().unwrap_or_default().split(',').map(str::to_owned);
+        let members = fields
+            .next()
+            .unwrap_or_default()
+            .split(',')
+            .map(str::to_owned);
         Some(Group {
             name,
             gid,
             members: members.collect(),
         })
     };
-    Ok(lines(read, "/etc/group")?.iter().filter_map(parse).collect())
+    Ok(lines(read, "/etc/group")?
+        .iter()
+        .filter_map(parse)
+        .collect())
 }
