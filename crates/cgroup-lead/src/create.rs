@@ -135,21 +135,20 @@ fn make(
         if hierarchy.v2 {
             hand_down(&here, name, refused);
         }
-        let below = match mkdirat(&here, name, Mode::from_bits_truncate(0o755)) {
+        match mkdirat(&here, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) => {
                 made.push(Made {
                     parent: here.try_clone()?,
                     name: name.to_owned(),
                 });
-                let below = file::open_dir(&here, name)?;
-                if hierarchy.has("cpuset") {
-                    inherit_cpuset(&here, &below)?;
-                }
-                below
             }
-            Err(Errno::EEXIST) => file::open_dir(&here, name)?,
+            Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno.into()),
-        };
+        }
+        let below = file::open_dir(&here, name)?;
+        if hierarchy.has("cpuset") {
+            inherit_cpuset(&here, &below)?;
+        }
         here = below;
     }
     Ok(here)
@@ -175,17 +174,13 @@ fn hand_down(dir: &OwnedFd, name: &str, refused: &mut Vec<String>) {
     }
 }
 
-/// A v1 cpuset begins empty, and no task may enter it before it has CPUs and
-/// memory nodes: it takes those of the group above.
-fn inherit_cpuset(above: &OwnedFd, new: &OwnedFd) -> io::Result<()> {
+/// A v1 cpuset begins empty, and no task may enter it or anything below it before
+/// it has CPUs and memory nodes: each level takes those of the one above, also one
+/// that a crash, or another program, left empty.
+fn inherit_cpuset(above: &OwnedFd, group: &OwnedFd) -> io::Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        if file::read(new, name)?.trim().is_empty() {
-            let list = file::read(above, name)?;
-            match list.trim() {
-                // Somebody else's group, in which no task can be: its owner must fill it.
-                "" => return Err(Errno::ENOSPC.into()),
-                list => file::write(new, name, list)?,
-            }
+        if file::read(group, name)?.trim().is_empty() {
+            file::write(group, name, file::read(above, name)?.trim())?;
         }
     }
     Ok(())

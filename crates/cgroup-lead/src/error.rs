@@ -68,6 +68,12 @@ impl Error {
         }
     }
 
+    /// Whether there is no such group.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::System { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// `cause`, together with what could not be undone after it.
     pub(crate) fn with_undo(cause: Self, left: Vec<Self>) -> Self {
         if left.is_empty() {

@@ -5,9 +5,9 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use nix::fcntl::OFlag;
+use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{Error, GroupPath, Layout, file, layout};
+use crate::{Error, GroupPath, Layout, file, layout, tree};
 
 /// The directory of a group in one hierarchy.
 #[derive(Debug)]
@@ -42,10 +42,11 @@ impl Group {
     /// Opens a group that exists. Hierarchies in which it does not are left out.
     ///
     /// # Errors
-    /// [`Error::System`] if it exists in none.
+    /// [`Error::System`] if it exists in none ([`Error::is_not_found`]), or if one
+    /// cannot be opened: without it the group would look emptier than it is.
     pub fn open(layout: &Layout, path: &GroupPath) -> Result<Self, Error> {
         let mut dirs = Vec::new();
-        let mut failure = io::Error::from(nix::errno::Errno::ENOENT);
+        let what = || format!("opening cgroup {path}");
         for hierarchy in layout.hierarchies() {
             match hierarchy.open_below(path.as_str()) {
                 Ok(fd) => dirs.push(Dir {
@@ -53,11 +54,12 @@ impl Group {
                     v2: hierarchy.v2,
                     fd,
                 }),
-                Err(error) => failure = error,
+                Err(error) if tree::is_gone(&error) => {}
+                Err(error) => return Err(Error::system(what())(error)),
             }
         }
         if dirs.is_empty() {
-            return Err(Error::system(format!("opening cgroup {path}"))(failure));
+            return Err(Error::system(what())(Errno::ENOENT.into()));
         }
         Ok(Self { dirs })
     }

@@ -28,6 +28,8 @@ const LAST_PAUSE: Duration = Duration::from_millis(20);
 const ROUND: Duration = Duration::from_millis(100);
 /// Processes that are signalled at once, each holding a descriptor.
 const BATCH: usize = 128;
+/// Deepest tree of descendants that is followed; what is stopped makes no more.
+const GENERATIONS: usize = 256;
 /// Processes that an error names.
 const PIDS_SHOWN: usize = 8;
 
@@ -103,6 +105,11 @@ impl Group {
         if self.is_empty()? {
             return Ok(true);
         }
+        let me = i32::try_from(std::process::id()).unwrap_or(0);
+        if self.processes()?.contains(&me) {
+            // A wrong path, such as that of the service the agent runs in.
+            return Err(io::Error::other("the caller itself is in that group"));
+        }
         self.thaw_below()?;
         loop {
             self.kill_round()?;
@@ -168,7 +175,7 @@ impl Group {
     pub(crate) fn kill_descendants(&self, pid: i32) -> io::Result<()> {
         let mut doomed = BTreeSet::from([pid]);
         // Stopped first, so that they do not fork meanwhile.
-        loop {
+        for _ in 0..GENERATIONS {
             for &pid in &doomed {
                 send(pid, libc::SIGSTOP)?;
             }

@@ -27,6 +27,7 @@ impl Group {
         let end = Instant::now() + limit;
         let mut pause = FIRST_PAUSE;
         let mut left: Vec<&Hierarchy> = layout.hierarchies().iter().collect();
+        let mut failure = None;
         loop {
             let mut busy = Vec::new();
             for hierarchy in left {
@@ -37,12 +38,12 @@ impl Group {
                     Err(error) => {
                         let mount = hierarchy.mount.display();
                         let what = format!("removing cgroup {path} from {mount}");
-                        return Err(Error::system(what)(error));
+                        failure.get_or_insert(Error::system(what)(error));
                     }
                 }
             }
             if busy.is_empty() {
-                return Ok(());
+                return failure.map_or(Ok(()), Err);
             }
             if Instant::now() >= end {
                 let pids = Self::open(layout, path)
@@ -103,8 +104,9 @@ fn remove_in(hierarchy: &Hierarchy, path: &GroupPath, end: Instant) -> io::Resul
 /// Removes a group if, in every hierarchy, nobody is in it and nothing below it;
 /// says whether it is gone.
 pub fn remove_if_empty(layout: &Layout, path: &GroupPath) -> bool {
-    let Ok(group) = Group::open(layout, path) else {
-        return true;
+    let group = match Group::open(layout, path) {
+        Ok(group) => group,
+        Err(error) => return error.is_not_found(),
     };
     let bare = |dir: &crate::Dir| tree::children(&dir.fd).is_ok_and(|below| below.is_empty());
     // In use in one hierarchy it is wanted in all.

@@ -360,3 +360,38 @@ fn descriptors_of_other_hierarchies_do_not_matter() {
     group.kill_all(LIMIT).unwrap();
     assert_eq!(group.join_files().unwrap().len(), group.dirs().len());
 }
+
+#[test]
+fn an_empty_cpuset_that_a_crash_left_is_filled() {
+    let ground = Ground::new();
+    let path = ground.path("c");
+    for place in ground.places(&path) {
+        fs::create_dir_all(&place).unwrap();
+    }
+    let group = Group::create(&ground.layout, &path, &NONE()).unwrap();
+    let _inside = spawn(&group, "sleep 60 & wait");
+}
+
+#[test]
+fn nobody_kills_itself() {
+    let ground = Ground::new();
+    let group = ground.group("c", &NONE());
+    // This test's own thread, and so its process, in one v1 hierarchy where there is one.
+    let Some(dir) = group.dirs().iter().find(|dir| !dir.v2) else {
+        return;
+    };
+    use std::os::fd::AsRawFd as _;
+    let own = fs::read_to_string("/proc/thread-self/cgroup").unwrap();
+    let was = own.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(':')?;
+        (controllers == dir.controllers).then(|| group.trim_start_matches('/').to_owned())
+    });
+    let tasks = format!("/proc/self/fd/{}/tasks", dir.fd.as_raw_fd());
+    fs::write(tasks, "0").unwrap();
+    let killed = group.kill_all(LIMIT);
+    let mut hierarchies = ground.layout.hierarchies().iter();
+    let home = hierarchies.find(|one| one.controllers == dir.controllers);
+    fs::write(home.unwrap().mount.join(was.unwrap()).join("tasks"), "0").unwrap();
+    assert!(killed.is_err());
+}

@@ -194,7 +194,7 @@ fn use_is_accounted() {
     assert!(stats.memory_usage >= stats.memory_working_set);
     assert!(stats.memory_working_set > 15 << 20);
     assert_eq!(stats.memory_limit, Some(64 << 20));
-    assert!(stats.page_faults > 1000);
+    assert!(stats.page_faults > 0);
     assert!(stats.pids >= 3, "{stats:?}");
     group.kill_all(LIMIT).unwrap();
 }
