@@ -13,6 +13,8 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
+use super::authority::Mender;
+
 /// Who is at the other end, by the kernel's word (SO_PEERCRED).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -27,6 +29,7 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: UnixStream,
+    mender: Mender,
     peer: Peer,
     _place: OwnedSemaphorePermit,
 }
@@ -35,6 +38,7 @@ impl Connection {
     pub(super) fn new(stream: UnixStream, peer: Peer, place: OwnedSemaphorePermit) -> Self {
         Self {
             stream,
+            mender: Mender::default(),
             peer,
             _place: place,
         }
@@ -55,7 +59,11 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = buf.filled_mut().get_mut(before..).unwrap_or_default();
+        self.mender.mend(read);
+        polled
     }
 }
 

@@ -16,6 +16,7 @@
 
 mod accept;
 mod activation;
+mod authority;
 mod bind;
 mod connection;
 mod directory;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use opentelemetry::trace::TraceContextExt as _;
+use opentelemetry::trace::{self, TraceContextExt as _};
 use tonic::{Code, Status};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -60,7 +60,7 @@ impl Call {
         if code != Code::Ok {
             self.span.set_attribute("error.type", outcome);
             if is_fault(code) {
-                self.span.record("otel.status_code", "ERROR");
+                self.span.set_status(trace::Status::error(""));
             }
         }
         self.span.in_scope(|| match level(code) {

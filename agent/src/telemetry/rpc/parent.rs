@@ -43,7 +43,6 @@ pub(super) fn span(method: &'static str, headers: &HeaderMap) -> Span {
         "rpc",
         otel.name = method,
         otel.kind = "server",
-        otel.status_code = Empty,
         method,
         pod_id = Empty,
         container_id = Empty,
