@@ -156,9 +156,12 @@ fn memory_that_runs_out_below_the_group_counts_too() {
     }
     let path = ground.path("c").join("inner").unwrap();
     let inner = Group::create(&ground.layout, &path, &Resources::default()).unwrap();
-    let mut inside = spawn(&inner, "exec dd if=/dev/zero of=/dev/null bs=64M count=1");
-    assert_eq!(inside.wait(), 128 + 9);
-    assert_eq!(group.oom_kill_count(), Some(1));
+    for (count, group_of_victim) in [(1, &inner), (2, &group)] {
+        let script = "exec dd if=/dev/zero of=/dev/null bs=64M count=1";
+        let mut inside = spawn(group_of_victim, script);
+        assert_eq!(inside.wait(), 128 + 9);
+        assert_eq!(group.oom_kill_count(), Some(count));
+    }
 }
 
 #[test]

@@ -161,7 +161,8 @@ pub(crate) fn spawn(group: &Group, script: &str) -> Shell {
             let list = fs::read_to_string(file.replace("tasks", "cgroup.procs")).unwrap();
             list.lines().any(|pid| pid == inside.pid().to_string())
         };
-        files.iter().all(is_in)
+        // It may have done its work and ended between two looks.
+        files.iter().all(is_in) || !is_alive(inside.pid())
     });
     inside
 }
