@@ -247,6 +247,18 @@ impl StdError for Error {
     }
 }
 
+impl From<crate::spec::SpecError> for Error {
+    fn from(error: crate::spec::SpecError) -> Self {
+        use crate::spec::Kind as K;
+        let kind = match error.kind() {
+            K::InvalidArgument => Kind::InvalidArgument,
+            K::FailedPrecondition => Kind::FailedPrecondition,
+            K::Unimplemented => Kind::Unimplemented,
+        };
+        Self::new(kind, "container's configuration").with_source(error)
+    }
+}
+
 impl From<Injected> for Error {
     fn from(error: Injected) -> Self {
         Self::internal("step not taken").with_source(error)

@@ -19,7 +19,6 @@ mod operation;
 mod recovery;
 mod sandbox;
 mod serve;
-#[path = "spec_lead/mod.rs"]
 mod spec;
 mod start;
 mod store;

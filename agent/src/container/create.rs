@@ -15,9 +15,7 @@ use berth_plan::{
     Hierarchy, IoInputs, NamespaceKind, PlanInputs, PlanOutput, RootInputs, Slot,
     capability::CapSet, seccomp::Machine,
 };
-use berth_proto::cri::{
-    ContainerConfig, CreateContainerRequest, NamespaceMode, security_profile::ProfileType,
-};
+use berth_proto::cri::{ContainerConfig, CreateContainerRequest, NamespaceMode};
 use berth_sys::{
     credentials, mount,
     resolve::{self, Scope},
@@ -27,7 +25,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::{
-    Container, Live, convert, files,
+    Container, Live, convert, devices, files,
     remove::{forget, tear_down},
     state::{Event, Processes, State},
     watch,
@@ -39,7 +37,7 @@ use crate::{
     operation::{Context, Fingerprint, Request, Value, Verb},
     sandbox::Sandbox,
     spec::{self, Built, PodFiles},
-    store::{Change, ContainerRecord, Effect, ImageRecord, MadeBy, SandboxRecord},
+    store::{Change, ContainerRecord, Effect, ImageRecord, MadeBy, SandboxRecord, User},
 };
 
 /// Most that is read of an image's passwd or group: a larger one is there to hurt.
@@ -448,7 +446,11 @@ impl Inputs {
             image_ref: crate::image::reference_of(&self.image),
             log_path: text(log_path),
             cgroup: group.as_str().to_owned(),
-            user: built.user,
+            user: User {
+                uid: built.user.uid,
+                gid: built.user.gid,
+                groups: built.user.groups,
+            },
             stop_signal: built.stop_signal,
             resources,
             oom_score_adj: 0,
@@ -478,10 +480,10 @@ impl Inputs {
             .map_err(|error| Error::io("read the pod's host name", error))?;
         let facts = crate::image::facts(&self.image)?;
         let layers = self.layers();
-        let profile = self.localhost_profile()?;
         let volumes = node.dirs.container(&self.id).join(files::VOLUMES);
         let host_network = namespaces.network() == NamespaceMode::Node;
-        spec::build(&spec::Inputs {
+        let last = u8::try_from(credentials::last_capability()).unwrap_or(63);
+        let built = spec::build(&spec::Inputs {
             config: &self.config,
             pod_namespaces: &namespaces,
             pod_privileged: security.privileged,
@@ -497,12 +499,26 @@ impl Inputs {
                 resolv_conf: dir.join("resolv.conf"),
             },
             image: &facts,
+            node: spec::NodeFacts {
+                cgroup_v2: node.layout.mode() == berth_cgroup::Mode::V2,
+                apparmor: Path::new("/sys/kernel/security/apparmor").exists(),
+                selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+                // mount_setattr(2) is what every mount here is made with.
+                recursive_read_only: true,
+                capabilities: CapSet::up_to(last),
+                machine: Machine::native(),
+                default_pids: i64::try_from(node.config.container.pids_limit)
+                    .ok()
+                    .filter(|&limit| limit > 0),
+                default_capabilities: spec::default_capabilities(),
+                rlimits: &[],
+            },
             volume: &|number| volumes.join(number.to_string()),
-            read: &|path| read_in_image(&layers, path),
-            cgroup_v2: node.layout.mode() == berth_cgroup::Mode::V2,
-            default_pids: node.config.container.pids_limit,
-            localhost_seccomp: profile.as_deref(),
-        })
+            read_image: &|path| read_in_image(&layers, path),
+            read_node: &read_profile,
+            devices: &devices::look,
+        })?;
+        Ok(built)
     }
 
     /// Directories of the image's layers, uppermost first.
@@ -525,37 +541,13 @@ impl Inputs {
             (dir, path) => Path::new(dir).join(path),
         }
     }
+}
 
-    /// The caller names it, and it is the caller's policy; it is read bounded all the same.
-    fn localhost_profile(&self) -> Result<Option<Vec<u8>>> {
-        let profile = self
-            .config
-            .linux
-            .as_ref()
-            .and_then(|linux| linux.security_context.as_ref())
-            .and_then(|context| context.seccomp.as_ref())
-            .filter(|profile| profile.profile_type() == ProfileType::Localhost);
-        let Some(profile) = profile else {
-            return Ok(None);
-        };
-        let name = profile.localhost_ref.as_str();
-        let path = Path::new(name.strip_prefix("localhost/").unwrap_or(name));
-        let failed = |error: io::Error| {
-            Error::invalid(format!("seccomp profile {}", path.display())).with_source(error)
-        };
-        if !path.is_absolute() {
-            return Err(Error::invalid(format!(
-                "seccomp profile {name:?}: expected an absolute path"
-            )));
-        }
-        let mut bytes = Vec::new();
-        File::open(path)
-            .map_err(failed)?
-            .take(LARGEST_PROFILE)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
-        Ok(Some(bytes))
-    }
+/// The caller names it, and it is the caller's policy; it is read bounded all the same.
+fn read_profile(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LARGEST_PROFILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn unplanned(error: berth_plan::PlanError) -> Error {
@@ -569,7 +561,7 @@ fn unplanned(error: berth_plan::PlanError) -> Error {
 
 /// Reads a file as the container would see it: of the uppermost layer that has it,
 /// links followed within the image only as far as one layer goes.
-fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>>> {
+fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Vec<u8>> {
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
     for layer in layers {
         let root = File::open(layer)?;
@@ -577,7 +569,7 @@ fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>>>
         let file = match resolve::open(&root, path, flags, 0, Scope::InRoot) {
             Ok(fd) => File::from(fd),
             // ENXIO: a whiteout is a device that nobody serves.
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(io::ErrorKind::NotFound.into()),
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -590,7 +582,7 @@ fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>>>
         };
         let metadata = file.metadata()?;
         if metadata.file_type().is_char_device() && metadata.rdev() == 0 {
-            return Ok(None);
+            return Err(io::ErrorKind::NotFound.into());
         }
         if !metadata.is_file() {
             return Err(io::Error::new(
@@ -606,9 +598,9 @@ fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Option<Vec<u8>>>
         }
         let mut bytes = Vec::new();
         file.take(LARGEST_ACCOUNTS).read_to_end(&mut bytes)?;
-        return Ok(Some(bytes));
+        return Ok(bytes);
     }
-    Ok(None)
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Where to open what a plan's slots hold.

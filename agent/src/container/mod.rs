@@ -4,6 +4,7 @@
 //! end; verbs that change one container hold its turn meanwhile.
 
 mod create;
+mod devices;
 mod exec;
 mod files;
 mod log;
