@@ -91,8 +91,8 @@ impl Group {
 
     fn home_of(&self, write: &Write) -> Option<&Dir> {
         if write.field == "unified" {
-            // The v2 hierarchy, whatever v1 has beside it.
-            return self.v2().filter(|dir| has_controllers(dir));
+            // In the v2 hierarchy, whatever v1 has beside it.
+            return self.v2().filter(|dir| dir.offers(&write.controller));
         }
         self.with(&write.controller)
     }
@@ -125,7 +125,8 @@ impl Group {
     }
 
     fn lacking(&self, write: &Write) -> Result<(), Error> {
-        if write.optional || write.field == "unified" {
+        let v1 = |dir: &Dir| !dir.v2 && !dir.controllers.starts_with("name=");
+        if write.optional || (write.field == "unified" && self.dirs.iter().any(v1)) {
             return Ok(());
         }
         Err(Error::NoController {
@@ -239,11 +240,6 @@ fn table_of(resources: &Resources) -> Result<Option<Table>, Error> {
         return Ok(None);
     }
     Table::from_rules(&resources.devices).map(Some)
-}
-
-/// On a hybrid node the v2 directory has none.
-fn has_controllers(dir: &Dir) -> bool {
-    file::read(&dir.fd, "cgroup.controllers").is_ok_and(|text| !text.trim().is_empty())
 }
 
 /// What to write so that a file reads as `before`.

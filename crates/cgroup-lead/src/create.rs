@@ -7,12 +7,12 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::stat::{Mode, mkdirat},
+    sys::stat::{Mode as Permissions, mkdirat},
 };
 
 use crate::{
     Dir, Error, Group, GroupPath, Layout, Resources, file, kill::direct_pids, layout::Hierarchy,
-    tree,
+    layout::Mode, tree,
 };
 
 /// Controllers that are handed down on v2 where the node has them.
@@ -96,7 +96,7 @@ fn make_all(
     for hierarchy in layout.hierarchies() {
         let mut tries = 0;
         let fd = loop {
-            match make(hierarchy, path, made, refused) {
+            match make(hierarchy, layout.mode(), path, made, refused) {
                 Err(error) if tree::is_gone(&error) && tries < TRIES => tries += 1,
                 other => break other,
             }
@@ -126,16 +126,20 @@ fn undo(made: Vec<Made>) -> Vec<Error> {
 
 fn make(
     hierarchy: &Hierarchy,
+    mode: Mode,
     path: &GroupPath,
     made: &mut Vec<Made>,
     refused: &mut Vec<String>,
 ) -> io::Result<OwnedFd> {
     let mut here = hierarchy.open()?;
     for name in path.as_str().split('/') {
-        if hierarchy.v2 {
+        // On a hybrid node a stray controller may be left to v2. Passing it on would
+        // forbid processes in a group that has groups below it, such as those of
+        // execs, and change the root for everybody.
+        if hierarchy.v2 && mode == Mode::V2 {
             hand_down(&here, name, refused);
         }
-        match mkdirat(&here, name, Mode::from_bits_truncate(0o755)) {
+        match mkdirat(&here, name, Permissions::from_bits_truncate(0o755)) {
             Ok(()) => {
                 made.push(Made {
                     parent: here.try_clone()?,

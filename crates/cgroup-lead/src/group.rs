@@ -24,6 +24,12 @@ impl Dir {
     pub(crate) fn has(&self, controller: &str) -> bool {
         layout::has(&self.controllers, controller)
     }
+
+    /// Whether v2 has this controller in this group.
+    pub(crate) fn offers(&self, controller: &str) -> bool {
+        file::read(&self.fd, "cgroup.controllers")
+            .is_ok_and(|text| text.split_whitespace().any(|one| one == controller))
+    }
 }
 
 /// One group: its directory in every hierarchy. Dropping it removes nothing.
@@ -109,9 +115,7 @@ impl Group {
             self.v2().filter(|dir| {
                 // A group without the controller has none of its files, but for those
                 // that the core keeps everywhere.
-                matches!(controller, "cpuacct" | "freezer")
-                    || file::read(&dir.fd, "cgroup.controllers")
-                        .is_ok_and(|text| text.split_whitespace().any(|one| one == controller))
+                matches!(controller, "cpuacct" | "freezer") || dir.offers(controller)
             })
         })
     }

@@ -6,6 +6,11 @@
 //! pass a group to a shim that sees no cgroup file system at all.
 //!
 //! Linked into the shim: no JSON, no tracing, nothing that is not needed there.
+//!
+//! What this crate does *not* do: it never writes another process's pid into a
+//! group (that waits 6-10 ms for a grace period), it kills nobody unless told to,
+//! it enables v2 controllers only where a group is made, and it speaks no D-Bus
+//! (that client would be linked into every shim).
 
 mod apply;
 mod cpulist;

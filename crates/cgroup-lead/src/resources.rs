@@ -47,8 +47,8 @@ pub struct Resources {
     pub cpuset_mems: String,
     /// Limits of huge pages; left out where the kernel does not account them.
     pub hugepages: Vec<Hugepage>,
-    /// v2 files and values, written last and in this order; ignored where v2 has no
-    /// controllers.
+    /// v2 files and values, written last and in this order; ignored on v1, and on a
+    /// hybrid node whose controller is in v1.
     pub unified: Vec<(String, String)>,
     /// Devices, later rules winning; what no rule names is denied. Empty: not restricted.
     pub devices: Vec<DeviceRule>,

@@ -260,3 +260,41 @@ fn a_populated_group_is_killed_by_one_write() {
     assert_eq!(fake.read("cgroup.kill"), "1");
     assert_eq!(fake.read("cgroup.freeze"), "0");
 }
+
+#[test]
+fn beside_v1_nothing_is_enabled_and_v2_files_are_ignored() {
+    let fake = Fake::new("hugetlb");
+    let v1 = fake.dir.path().join("v1");
+    fs::create_dir_all(v1.join("p/c")).unwrap();
+    fs::write(v1.join("p/c/cgroup.procs"), "").unwrap();
+    let mut hierarchies = fake.layout.hierarchies().to_vec();
+    hierarchies.push(Hierarchy {
+        controllers: "memory".to_owned(),
+        v2: false,
+        mount: v1,
+    });
+    let layout = Layout::of(Mode::Hybrid, hierarchies);
+    let resources = Resources {
+        unified: vec![("memory.oom.group".to_owned(), "1".to_owned())],
+        ..Resources::default()
+    };
+    Group::create(&layout, &fake.path, &resources).unwrap();
+    assert_eq!(read(fake.dir.path(), "cgroup.subtree_control"), "");
+}
+
+#[test]
+fn a_v2_file_whose_controller_is_missing_is_refused() {
+    let fake = Fake::new("cpu");
+    let resources = Resources {
+        unified: vec![("memory.high".to_owned(), "1".to_owned())],
+        ..Resources::default()
+    };
+    let made = Group::create(&fake.layout, &fake.path, &resources);
+    assert!(matches!(
+        made,
+        Err(Error::NoController {
+            field: "unified",
+            ..
+        })
+    ));
+}
