@@ -2,19 +2,23 @@
 
 use std::io::IsTerminal as _;
 
-use opentelemetry_sdk::trace::SdkTracer;
+use opentelemetry_sdk::{logs::SdkLogger, trace::SdkTracer};
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt as _,
     registry::LookupSpan, reload, util::SubscriberInitExt as _,
 };
 
-use super::lines::Fields;
+use super::{lines::Fields, records::Records};
 use crate::config::{LogFormat, TelemetryConfig};
 
 /// What libraries say about themselves below these levels is noise even to who
 /// debugs the agent; a directive of one's own for the same target wins.
 const QUIET: &str = "h2=info,hyper=info,hyper_util=info,tower=info,rustls=info,reqwest=info,\
      opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn";
+
+/// Everything that takes part in an export.
+const EXPORTER: &str = "h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,\
+     opentelemetry=off,opentelemetry_sdk=off,opentelemetry_otlp=off";
 
 /// Why something is no log filter.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,7 @@ impl Handle {
 pub(super) fn start(
     config: &TelemetryConfig,
     tracer: Option<SdkTracer>,
+    logger: Option<SdkLogger>,
 ) -> Result<Handle, super::TelemetryError> {
     let (filter, handle) = reload::Layer::new(Filter::parse(&config.log_level)?);
     // Spans are exported at their own level, however quiet the log is.
@@ -82,9 +87,18 @@ pub(super) fn start(
             .with_tracked_inactivity(false)
             .with_filter(LevelFilter::INFO)
     });
+    let records = match logger {
+        Some(logger) => {
+            // What the exporter itself says must not be exported in turn.
+            let filter = format!("{},{EXPORTER}", config.log_level);
+            Some(Records(logger).with_filter(Filter::parse(&filter)?))
+        }
+        None => None,
+    };
     tracing_subscriber::registry()
         .with(lines(config.log_format).with_filter(filter))
         .with(spans)
+        .with(records)
         .try_init()?;
     Ok(Handle(handle))
 }

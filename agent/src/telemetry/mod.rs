@@ -18,6 +18,7 @@ mod metrics;
 mod otlp;
 mod phases;
 mod process;
+mod records;
 mod resource;
 pub(crate) mod rpc;
 
@@ -66,7 +67,7 @@ impl Telemetry {
     pub(crate) fn start(config: &TelemetryConfig) -> Result<Self, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
         let (exporters, trouble) = otlp::Exporters::start(&otlp::Environment::of_this_process());
-        let logs = logs::start(config, exporters.tracer())?;
+        let logs = logs::start(config, exporters.tracer(), exporters.logger())?;
         for what in trouble {
             tracing::warn!("telemetry export: {what}");
         }

@@ -2,17 +2,19 @@
 //!
 //! What the exporters read themselves: headers, timeout and
 //! compression (`OTEL_EXPORTER_OTLP_*`), the sampler (`OTEL_TRACES_SAMPLER`),
-//! the batches (`OTEL_BSP_*`) and the interval (`OTEL_METRIC_EXPORT_INTERVAL`).
+//! the batches (`OTEL_BSP_*`, `OTEL_BLRP_*`) and the interval (`OTEL_METRIC_EXPORT_INTERVAL`).
 //! What is decided here: whether there is anything to export, and where to.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use opentelemetry::{
+    logs::LoggerProvider as _,
     metrics::{Meter, MeterProvider as _},
     trace::TracerProvider as _,
 };
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter, WithExportConfig as _};
 use opentelemetry_sdk::{
+    logs::{SdkLogger, SdkLoggerProvider},
     metrics::SdkMeterProvider,
     trace::{SdkTracer, SdkTracerProvider},
 };
@@ -45,7 +47,7 @@ impl Environment {
             .or_else(|| self.get(&format!("OTEL_EXPORTER_OTLP_{what}")))
     }
 
-    /// Whether `signal` (`TRACES`, `METRICS`) is exported, or why it cannot be.
+    /// Whether `signal` (`TRACES`, `METRICS`, `LOGS`) is exported, or why it cannot be.
     fn wants(&self, signal: &str) -> Result<bool, String> {
         let disabled = self.get("OTEL_SDK_DISABLED");
         if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
@@ -78,6 +80,7 @@ impl Environment {
 pub(super) struct Exporters {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
+    logs: Option<SdkLoggerProvider>,
 }
 
 impl Exporters {
@@ -91,8 +94,8 @@ impl Exporters {
                 false
             })
         };
-        let (traces, metrics) = (wanted("TRACES"), wanted("METRICS"));
-        if !traces && !metrics {
+        let (traces, metrics, logs) = (wanted("TRACES"), wanted("METRICS"), wanted("LOGS"));
+        if !(traces || metrics || logs) {
             return (exporters, trouble);
         }
         let resource = resource(environment.get("OTEL_SERVICE_NAME"));
@@ -122,12 +125,29 @@ impl Exporters {
                 Ok(exporter) => {
                     exporters.metrics = Some(
                         SdkMeterProvider::builder()
-                            .with_resource(resource)
+                            .with_resource(resource.clone())
                             .with_periodic_exporter(exporter)
                             .build(),
                     );
                 }
                 Err(error) => trouble.push(format!("metrics: {error}")),
+            }
+        }
+        if logs {
+            let mut builder = LogExporter::builder().with_tonic();
+            if let Some(endpoint) = environment.of_signal("LOGS", "ENDPOINT") {
+                builder = builder.with_endpoint(endpoint);
+            }
+            match builder.build() {
+                Ok(exporter) => {
+                    exporters.logs = Some(
+                        SdkLoggerProvider::builder()
+                            .with_resource(resource)
+                            .with_batch_exporter(exporter)
+                            .build(),
+                    );
+                }
+                Err(error) => trouble.push(format!("logs: {error}")),
             }
         }
         (exporters, trouble)
@@ -141,26 +161,44 @@ impl Exporters {
         self.metrics.as_ref().map(|metrics| metrics.meter(SCOPE))
     }
 
+    pub(super) fn logger(&self) -> Option<SdkLogger> {
+        self.logs.as_ref().map(|logs| logs.logger(SCOPE))
+    }
+
     pub(super) async fn shutdown(self, limit: Duration) {
-        // The providers block while they flush.
-        let flushing = tokio::task::spawn_blocking(move || {
-            let mut trouble = Vec::new();
-            if let Some(traces) = &self.traces {
-                trouble.extend(traces.shutdown_with_timeout(limit).err());
-            }
-            if let Some(metrics) = &self.metrics {
-                trouble.extend(metrics.shutdown_with_timeout(limit).err());
-            }
-            trouble
-        });
-        match tokio::time::timeout(limit, flushing).await {
+        // The providers block while they flush, each up to the limit. A thread of
+        // its own, unlike one of the runtime's, ends with the process.
+        let (done, flushed) = tokio::sync::oneshot::channel();
+        let flush = move || {
+            let results = [
+                self.traces.map(|all| all.shutdown_with_timeout(limit)),
+                self.logs.map(|all| all.shutdown_with_timeout(limit)),
+                self.metrics.map(|all| all.shutdown_with_timeout(limit)),
+            ];
+            let trouble: Vec<_> = results
+                .into_iter()
+                .flatten()
+                .filter_map(Result::err)
+                .collect();
+            // Nobody listens once the limit has passed.
+            done.send(trouble).ok();
+        };
+        let started = std::thread::Builder::new()
+            .name("telemetry-flush".to_owned())
+            .spawn(flush);
+        if let Err(error) = started {
+            tracing::warn!(%error, "some telemetry was not exported");
+            return;
+        }
+        match tokio::time::timeout(limit, flushed).await {
             Ok(Ok(trouble)) => {
                 for error in trouble {
                     tracing::warn!(%error, "some telemetry was not exported");
                 }
             }
-            Ok(Err(error)) => tracing::warn!(%error, "some telemetry was not exported"),
-            Err(_) => tracing::warn!(?limit, "some telemetry was not exported in time"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(?limit, "some telemetry was not exported in time");
+            }
         }
     }
 }
