@@ -202,6 +202,7 @@ impl Error {
     }
 
     /// What failed while it was being undone; empty means that nothing was left behind.
+    #[cfg(test)]
     pub(crate) fn undo_failures(&self) -> &[Self] {
         &self.undo
     }

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("starting threads: {error}")),
     };
-    match runtime.block_on(serve::serve(config, args.shim)) {
+    match runtime.block_on(serve::serve(config, args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
     }

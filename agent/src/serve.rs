@@ -1,6 +1,6 @@
 //! Serving until told to stop.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use berth_proto::{
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     berth::Service,
-    config::Config,
+    config::{self, Args, Config},
     cri::{Images, Runtime},
     listen::{self, http::Pages, notify},
     node::Node,
@@ -28,7 +28,7 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs the agent of `config` until SIGTERM or SIGINT.
-pub(crate) async fn serve(config: Config, shim: Option<PathBuf>) -> Result<()> {
+pub(crate) async fn serve(config: Config, args: Args) -> Result<()> {
     let telemetry = Telemetry::start(&config.telemetry)?;
     // The default provider of TLS, for whoever asks for none.
     rustls::crypto::ring::default_provider()
@@ -39,7 +39,7 @@ pub(crate) async fn serve(config: Config, shim: Option<PathBuf>) -> Result<()> {
     let limits = config.limits.clone();
     let endpoints = config.listen();
     listen::private_directory(&config.run_dir)?;
-    let node = start(config.clone(), shim, &telemetry).await?;
+    let node = start(config.clone(), args.shim.clone(), &telemetry).await?;
     let sockets = listen::open(&endpoints)?;
     serve_pages(&config, &node, &telemetry, is_ready.clone(), stop.clone()).await?;
 
@@ -92,7 +92,7 @@ pub(crate) async fn serve(config: Config, shim: Option<PathBuf>) -> Result<()> {
         }))
     };
 
-    wait_for_signal().await?;
+    wait_for_signal(&args, &telemetry).await?;
     notify::stopping();
     tracing::info!("stopping; containers keep running");
     ready.send_replace(false);
@@ -110,14 +110,30 @@ pub(crate) async fn serve(config: Config, shim: Option<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-async fn wait_for_signal() -> Result<()> {
+/// Waits for the signal to stop; SIGHUP reads the configuration again, of which the
+/// log level can change while the agent runs.
+async fn wait_for_signal(args: &Args, telemetry: &Telemetry) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut reload = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = reload.recv() => match config::load(args) {
+                Ok(config) => {
+                    let level = config.telemetry.log_level;
+                    match telemetry.set_log_level(&level) {
+                        Ok(()) => tracing::info!(level, "configuration is read again"),
+                        Err(error) => tracing::error!(%error, "log level stays as it was"),
+                    }
+                }
+                Err(findings) => {
+                    tracing::error!(%findings, "configuration stays as it was");
+                }
+            },
+        }
     }
-    Ok(())
 }
 
 /// With no pod left nothing of the agent stays in the kernel.
@@ -169,13 +185,14 @@ async fn serve_pages(
             serde_json::Value::Array(list)
         },
     );
-    listen::http::serve(
+    let addresses = listen::http::serve(
         &config.metrics_socket(),
         config.telemetry.listen,
         pages,
         stop,
     )
     .await?;
+    tracing::info!(socket = %addresses.socket.display(), tcp = ?addresses.tcp, "metrics and health are served");
     Ok(())
 }
 

@@ -144,7 +144,7 @@ fn withdraw_unclaimed(node: &Arc<Node>) {
                     Verb::RunPodSandbox | Verb::Run => sandbox::remove(&node, id, None).await?,
                     _ => {}
                 }
-                tracing::info!(id, "nobody claimed it; it is removed");
+                tracing::info!(id, object = left.object, value = ?left.value, "nobody claimed it; it is removed");
             }
             Ok(())
         }

@@ -178,6 +178,7 @@ async fn build(
     let prepared = blocking("plan the container", move || made.plan()).await?;
     let Prepared {
         record,
+        description,
         plan,
         volumes,
         group,
@@ -247,6 +248,7 @@ async fn build(
         shim_dir,
         log: PathBuf::from(&container.record().log_path),
         exec_from: exec_from.clone(),
+        description,
     };
     let (plan, fds) = blocking("open what the container needs", move || {
         opening.open(plan, descriptors, group)
@@ -354,6 +356,8 @@ struct Inputs {
 /// A container that has been found possible; nothing of it exists yet.
 struct Prepared {
     record: ContainerRecord,
+    /// The specification and who set what in it, for people and their tools.
+    description: String,
     plan: PlanOutput,
     volumes: usize,
     group: GroupPath,
@@ -430,6 +434,18 @@ impl Inputs {
             .validate()
             .map_err(crate::cgroup::convert)?;
         let missing = Group::missing_ancestors(&node.layout, &group);
+        let sources: serde_json::Map<_, _> = built
+            .provenance
+            .iter()
+            .map(|(field, source)| {
+                (
+                    field.to_owned(),
+                    format!("{source:?}").to_lowercase().into(),
+                )
+            })
+            .collect();
+        let description =
+            serde_json::json!({ "runtimeSpec": built.spec, "provenance": sources }).to_string();
         let resources = self
             .config
             .linux
@@ -463,6 +479,7 @@ impl Inputs {
         };
         Ok(Prepared {
             record,
+            description,
             plan,
             volumes: built.volumes,
             group,
@@ -546,7 +563,9 @@ impl Inputs {
 /// The caller names it, and it is the caller's policy; it is read bounded all the same.
 fn read_profile(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(LARGEST_PROFILE).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(LARGEST_PROFILE)
+        .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -569,7 +588,9 @@ fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Vec<u8>> {
         let file = match resolve::open(&root, path, flags, 0, Scope::InRoot) {
             Ok(fd) => File::from(fd),
             // ENXIO: a whiteout is a device that nobody serves.
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(io::ErrorKind::NotFound.into()),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             Err(error)
                 if matches!(
                     error.raw_os_error(),
@@ -609,6 +630,7 @@ struct Opening {
     shim_dir: PathBuf,
     log: PathBuf,
     exec_from: berth_proto::shim::ProcessPlan,
+    description: String,
 }
 
 impl Opening {
@@ -618,9 +640,14 @@ impl Opening {
         pod: PodDescriptors,
         group: Group,
     ) -> Result<(berth_proto::shim::Plan, Vec<OwnedFd>)> {
-        let process = self.shim_dir.join(files::PROCESS);
-        std::fs::write(&process, self.exec_from.encode_to_vec())
-            .map_err(|error| Error::io(format!("write {}", process.display()), error))?;
+        for (name, content) in [
+            (files::PROCESS, self.exec_from.encode_to_vec()),
+            (files::DESCRIPTION, self.description.clone().into_bytes()),
+        ] {
+            let path = self.shim_dir.join(name);
+            std::fs::write(&path, content)
+                .map_err(|error| Error::io(format!("write {}", path.display()), error))?;
+        }
         let mut dirs: Vec<Option<OwnedFd>> = group
             .into_dirs()
             .into_iter()

@@ -17,6 +17,8 @@ pub(super) const UPPER: &str = "upper";
 pub(super) const WORK: &str = "work";
 /// Anonymous volumes.
 pub(super) const VOLUMES: &str = "volumes";
+/// The specification and who set what in it, in the shim's directory.
+pub(super) const DESCRIPTION: &str = "spec.json";
 /// What execs start from, in the shim's directory.
 pub(super) const PROCESS: &str = "process";
 

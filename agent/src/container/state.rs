@@ -198,6 +198,13 @@ impl Exit {
 
 /// What happens to a container. Times are Unix nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "pausing comes with the calls for it; the state is part of what is stored"
+    )
+)]
 pub(crate) enum Event {
     /// The shim has built it.
     Created {

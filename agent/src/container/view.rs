@@ -7,7 +7,7 @@ use berth_proto::cri::{
     LinuxContainerUser,
 };
 
-use super::Container;
+use super::{Container, files};
 use crate::{
     error::{Error, Result},
     ids,
@@ -137,7 +137,7 @@ pub(crate) fn status(
         stop_signal: cri_signal(record.stop_signal),
     };
     let info = if verbose {
-        verbose_info(&container)
+        verbose_info(node, &container)
     } else {
         BTreeMap::new()
     };
@@ -149,8 +149,15 @@ fn cri_signal(linux: i32) -> i32 {
     crate::spec::cri_signal(linux)
 }
 
-fn verbose_info(container: &Container) -> BTreeMap<String, String> {
+/// Tools look for `pid` and `runtimeSpec` in it.
+fn verbose_info(node: &Node, container: &Container) -> BTreeMap<String, String> {
     let record = container.record();
+    let path = node.dirs.shim(&container.id).join(files::DESCRIPTION);
+    // Gone after a reboot, as the container is.
+    let described: serde_json::Value = std::fs::read(path)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default();
     let pid = record.state.processes().map_or(0, |p| p.init.pid);
     let info = serde_json::json!({
         "sandboxID": record.sandbox_id,
@@ -158,6 +165,8 @@ fn verbose_info(container: &Container) -> BTreeMap<String, String> {
         "removing": record.removing,
         "record": &*record,
         "cgroup": record.cgroup,
+        "runtimeSpec": described.get("runtimeSpec"),
+        "provenance": described.get("provenance"),
         "oomScoreAdjClamped": record.oom_score_adj_clamped,
     });
     BTreeMap::from([("info".to_owned(), info.to_string())])

@@ -55,12 +55,15 @@ pub(crate) async fn pull(
                 auth,
                 platform: node_in.config.platform(),
             };
+            let seen = progress.subscribe();
             let stored = node_in
                 .images
                 .store
                 .pull(request, &context.tracker, progress, context.cancel.clone())
                 .await
                 .map_err(convert)?;
+            let bytes = seen.borrow().blobs.iter().map(|blob| blob.fetched).sum();
+            node_in.metrics.pulled_bytes(bytes);
             let names = vec![
                 full_name(&reference),
                 format!("{}@{}", reference.repository_name(), stored.named),

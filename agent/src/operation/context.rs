@@ -1,6 +1,8 @@
 //! What an operation is given.
 
-use std::{future::Future, sync::Arc};
+#[cfg(test)]
+use std::future::Future;
+use std::sync::Arc;
 
 use berth_phase::{Phase, Tracker};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +41,7 @@ impl Context {
     ///
     /// # Errors
     /// Cancelled.
+    #[cfg(test)]
     pub(crate) async fn unless_cancelled<T>(
         &self,
         work: impl Future<Output = T>,

@@ -58,6 +58,6 @@ mod undo;
 mod wait;
 
 pub(crate) use context::Context;
-pub(crate) use operations::{InFlight, Limits, Operations, Unclaimed};
+pub(crate) use operations::{Limits, Operations, Unclaimed};
 pub(crate) use request::{Fingerprint, Request, Value, Verb};
 pub(crate) use undo::Undo;

@@ -69,8 +69,6 @@ verbs! {
     StopPodSandbox = "stop-pod-sandbox" => REPEATABLE,
     /// RemovePodSandbox.
     RemovePodSandbox = "remove-pod-sandbox" => REPEATABLE,
-    /// UpdatePodSandboxResources.
-    UpdatePodSandbox = "update-pod-sandbox" => REPEATABLE,
     /// CreateContainer.
     CreateContainer = "create-container" => MAKES,
     /// StartContainer.
@@ -79,8 +77,6 @@ verbs! {
     StopContainer = "stop-container" => REPEATABLE,
     /// RemoveContainer.
     RemoveContainer = "remove-container" => REPEATABLE,
-    /// UpdateContainerResources.
-    UpdateContainer = "update-container" => REPEATABLE,
     /// ReopenContainerLog.
     ReopenLog = "reopen-log" => REPEATABLE,
     /// A sandbox with a started container, for people.
@@ -170,8 +166,6 @@ pub(crate) enum Value {
     Done,
     /// The id of the object that was made, or of the image.
     Id(String),
-    /// An encoded answer.
-    Bytes(bytes::Bytes),
 }
 
 impl Value {
@@ -182,7 +176,7 @@ impl Value {
     pub(crate) fn into_id(self) -> Result<String, Error> {
         match self {
             Self::Id(id) => Ok(id),
-            Self::Done | Self::Bytes(_) => Err(Error::internal("an operation gave no id")),
+            Self::Done => Err(Error::internal("an operation gave no id")),
         }
     }
 }

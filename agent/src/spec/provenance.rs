@@ -36,6 +36,7 @@ impl Provenance {
         self.0.insert(field.into(), source);
     }
 
+    #[cfg(test)]
     pub(crate) fn of(&self, field: &str) -> Option<Source> {
         self.0.get(field).copied()
     }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
 use super::Durability;
 
 /// Something outside the store that somebody owns.
@@ -116,6 +117,7 @@ impl Effect {
 
     /// What its entry must outlive: what lies on disk is still there after a
     /// power cut, what the kernel holds is not.
+    #[cfg(test)]
     pub(crate) fn durability(&self) -> Durability {
         match self {
             Self::WritableLayer { .. } | Self::LogFile { .. } => Durability::Synced,

@@ -47,13 +47,15 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use change::Change;
 pub(crate) use error::StoreError;
 pub(crate) use ledger::{Effect, Entry};
-pub(crate) use load::{Everything, Unreadable};
+pub(crate) use load::Everything;
 pub(crate) use records::{
-    AddressRecord, Blob, ContainerRecord, ImageRecord, MadeBy, PodResources, SandboxRecord, User,
+    AddressRecord, Blob, ContainerRecord, ImageRecord, MadeBy, SandboxRecord, User,
 };
 pub(crate) use schema::MovedAside;
+#[cfg(test)]
 pub(crate) use sync::SYNC_EVERY;
 
+#[cfg(test)]
 use crate::ids::{ContainerId, SandboxId};
 use writer::Command;
 
@@ -156,6 +158,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
+    #[cfg(test)]
     pub(crate) async fn delete_sandbox(
         &self,
         id: &SandboxId,
@@ -185,6 +188,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
+    #[cfg(test)]
     pub(crate) async fn delete_container(
         &self,
         id: &ContainerId,
@@ -219,6 +223,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
+    #[cfg(test)]
     pub(crate) async fn ledger_add(&self, owner: &str, effect: &Effect) -> Result<(), StoreError> {
         self.write(
             vec![Change::add_effect(owner, effect)?],
@@ -231,6 +236,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
+    #[cfg(test)]
     pub(crate) async fn ledger_remove(
         &self,
         owner: &str,
@@ -254,6 +260,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
+    #[cfg(test)]
     pub(crate) async fn ledger_all(&self) -> Result<Vec<Entry>, StoreError> {
         self.load_all().await.map(|all| all.ledger)
     }

@@ -128,7 +128,7 @@ async fn what_was_written_comes_back_after_closing_to_the_last_byte() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path());
     let mut pod = sandbox(1);
-    pod.updated = Some(PodResources::default());
+    pod.updated = Some(records::PodResources::default());
     let member = container(2, &pod);
     let address = AddressRecord {
         ip: "10.88.0.7".parse().unwrap(),
