@@ -148,6 +148,7 @@ impl Group {
     }
 
     /// Sends `signal` to every process in the group and below it, without waiting.
+    /// A process that is forked meanwhile may miss it, SIGKILL on v2 excepted.
     ///
     /// # Errors
     /// The errno of reading the group or of signalling, ESRCH excepted.

@@ -152,6 +152,28 @@ fn a_group_that_was_left_frozen_is_killed() {
 }
 
 #[test]
+fn a_container_cannot_save_itself_by_freezing_a_group_of_its_own() {
+    for ground in [Ground::v1_only(), Some(Ground::new())]
+        .into_iter()
+        .flatten()
+    {
+        let group = ground.group("c", &NONE());
+        let inner = Group::create(
+            &ground.layout,
+            &ground.path("c").join("x").unwrap(),
+            &NONE(),
+        );
+        let mut inside = spawn(&inner.unwrap(), "sleep 60 & wait");
+        for place in ground.places(&ground.path("c")) {
+            fs::write(place.join("x/freezer.state"), "FROZEN").ok();
+            fs::write(place.join("x/cgroup.freeze"), "1").ok();
+        }
+        group.kill_all(LIMIT).unwrap();
+        assert_eq!(inside.wait(), 128 + 9);
+    }
+}
+
+#[test]
 fn frozen_processes_stand_still_until_they_are_thawed() {
     for ground in [Ground::v1_only(), Some(Ground::new())]
         .into_iter()
@@ -253,7 +275,7 @@ fn a_group_known_by_its_descriptors_alone_is_the_same_group() {
     let ground = Ground::new();
     let dirs = ground.group("c", &NONE()).into_dirs();
     let group = Group::from_dirs(dirs);
-    let inside = spawn(&group, "sleep 60 & wait");
+    let inside = spawn(&group, "exec sleep 60");
     assert_eq!(group.join_files().unwrap().len(), group.dirs().len());
     group.signal_all(15).unwrap();
     group.wait_empty(LIMIT).unwrap();
