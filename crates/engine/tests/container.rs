@@ -288,6 +288,37 @@ async fn a_program_that_is_not_there_is_a_precise_start_error() {
 }
 
 #[tokio::test]
+async fn a_link_of_the_image_cannot_put_a_volume_into_proc() {
+    let house = House::new();
+    std::os::unix::fs::symlink("/proc/sys", house.dir.path().join("rootfs/data")).unwrap();
+    fs::create_dir(house.dir.path().join("volume")).unwrap();
+    let mut plan = plan("");
+    plan.mounts.push(MountStep {
+        destination: "/data".to_owned(),
+        bind: true,
+        bind_slot: 3,
+        ..MountStep::default()
+    });
+    house
+        .launcher
+        .launch("c1", &house.shim_dir())
+        .await
+        .unwrap();
+    let (sender, _events) = mpsc::unbounded_channel();
+    let shim = Shim::connect(&house.shim_dir(), sender).await.unwrap();
+    let tree = |path: &Path| mount::clone_tree(fs::File::open(path).unwrap(), c"", false).unwrap();
+    let log = fs::File::create(house.log()).unwrap();
+    let volume = tree(&house.dir.path().join("volume"));
+    let fds: Vec<OwnedFd> = vec![tree(house.dir.path()), log.into(), volume];
+    let error = shim.create(&plan, &fds).await.unwrap_err().to_string();
+    assert!(
+        error.contains("/data") && error.contains("/proc"),
+        "{error}"
+    );
+    house.launcher.shut_down().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_container_that_was_never_started_can_be_stopped() {
     let house = House::new();
     let (shim, mut events) = house.create("echo never").await;

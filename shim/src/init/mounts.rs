@@ -70,7 +70,19 @@ fn target(step: &MountStep, root: &OwnedFd) -> Result<OwnedFd, Failure> {
     } else {
         resolve::make_directories(root, path, 0o755, scope)
     };
-    made.step("mount", || format!("mount point {}", step.destination))
+    let what = || format!("mount point {}", step.destination);
+    let target = made.step("mount", what)?;
+    // A link of the image must not lead a volume over a file of procfs, which would
+    // undo masks or fool whoever reads it (CVE-2019-16884).
+    let meant = path.starts_with("/proc");
+    if step.bind && !meant && resolve::is_procfs(&target).step("mount", what)? {
+        return Err(system(
+            "mount",
+            what(),
+            &std::io::Error::other("it lies in /proc by way of a link"),
+        ));
+    }
+    Ok(target)
 }
 
 fn create(step: &MountStep) -> Result<Option<OwnedFd>, Failure> {
