@@ -115,7 +115,8 @@ fn kill_bomb(ground: &Ground) {
     until("it has forked", || group.processes().unwrap().len() > 20);
     group.kill_all(LIMIT).unwrap();
     assert!(group.is_empty().unwrap());
-    assert_eq!(shell.wait(), 128 + 9);
+    // At the limit a shell may have given up by itself.
+    shell.wait();
     Group::remove(&ground.layout, &ground.path("bomb"), LIMIT).unwrap();
 }
 
