@@ -10,9 +10,6 @@ pub(crate) struct ContainerDefaults {
     pub(crate) max_log_line: usize,
     /// Size of a pod's `/dev/shm` in bytes.
     pub(crate) shm_bytes: u64,
-    /// Seconds between the stop signal and SIGKILL where people name none; CRI
-    /// callers always do.
-    pub(crate) stop_grace_seconds: u32,
 }
 
 impl Default for ContainerDefaults {
@@ -21,7 +18,6 @@ impl Default for ContainerDefaults {
             pids_limit: 16384,
             max_log_line: 16384,
             shm_bytes: 64 << 20,
-            stop_grace_seconds: 10,
         }
     }
 }

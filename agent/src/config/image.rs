@@ -7,13 +7,15 @@ use std::{fmt, path::PathBuf, str::FromStr};
 pub(crate) struct ImageConfig {
     /// Registries, `HOST` or `HOST:PORT`, that are spoken to over plain http.
     pub(crate) insecure_registries: Vec<String>,
+    /// Registries on the loopback address that speak TLS; others there are
+    /// spoken to over plain http.
+    pub(crate) tls_registries: Vec<String>,
     /// PEM files with authorities to trust besides the system's.
     pub(crate) extra_ca: Vec<PathBuf>,
-    /// Layers of one pull that are fetched and unpacked at the same time.
-    pub(crate) max_concurrent_layers: usize,
     /// The platform to choose from an index; the node's own by default.
     pub(crate) platform: Option<Platform>,
-    /// Most bytes that an image's layers may come to when unpacked; against bombs.
+    /// Most bytes that an image may come to when unpacked, against bombs. Each
+    /// layer is held to it.
     pub(crate) max_image_bytes: u64,
 }
 
@@ -21,8 +23,8 @@ impl Default for ImageConfig {
     fn default() -> Self {
         Self {
             insecure_registries: Vec::new(),
+            tls_registries: Vec::new(),
             extra_ca: Vec::new(),
-            max_concurrent_layers: 3,
             platform: None,
             max_image_bytes: 64 << 30,
         }

@@ -118,11 +118,9 @@ impl Config {
     }
 }
 
-/// Section `[cgroup]`.
+/// Section `[cgroup]`. Its `driver` is checked and not kept: today there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CgroupConfig {
-    /// Who makes the groups.
-    pub(crate) driver: CgroupDriver,
     /// Parent of pods' groups where the caller names none; absolute.
     pub(crate) parent: String,
 }
@@ -130,48 +128,20 @@ pub(crate) struct CgroupConfig {
 impl Default for CgroupConfig {
     fn default() -> Self {
         Self {
-            driver: CgroupDriver::Auto,
             parent: "/berth".to_owned(),
         }
     }
-}
-
-/// Who makes control groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CgroupDriver {
-    /// What suits the node; today always [`CgroupDriver::Cgroupfs`].
-    Auto,
-    /// This agent, in the file system.
-    Cgroupfs,
 }
 
 /// A runtime handler; it has no settings of its own yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RuntimeHandler {}
 
-/// Section `[network]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Section `[network]`. Its `mode` is checked and not kept: today there is one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Network {
-    /// Who connects pods.
-    pub(crate) mode: NetworkMode,
-    /// Settings of [`NetworkMode::Builtin`].
-    pub(crate) builtin: NetworkConfig,
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            mode: NetworkMode::Builtin,
-            builtin: NetworkConfig::default(),
-        }
-    }
-}
-
-/// Who connects pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NetworkMode {
     /// The agent's own bridge.
-    Builtin,
+    pub(crate) builtin: NetworkConfig,
 }
 
 /// Section `[limits]`.

@@ -10,7 +10,7 @@ use berth_network::NetworkConfig;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    CgroupDriver, Config, LogFormat, NetworkMode, Platform, RuntimeHandler,
+    Config, LogFormat, Platform, RuntimeHandler,
     reader::{File, Section},
 };
 use crate::{listen::Endpoint, telemetry::Filter};
@@ -37,19 +37,17 @@ pub(super) fn apply(table: DeTable<'_>, config: &mut Config, file: &mut File<'_>
 fn cgroup(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
     let mut section = root.section(file, "cgroup");
     let cgroup = &mut config.cgroup;
-    section.read(
-        file,
-        "driver",
-        &mut cgroup.driver,
-        |name: String| match name.as_str() {
-            "auto" => Ok(CgroupDriver::Auto),
-            "cgroupfs" => Ok(CgroupDriver::Cgroupfs),
-            "systemd" => Err("the systemd driver is not there yet; \
-                 use \"cgroupfs\", and `cgroupDriver: cgroupfs` in the kubelet's configuration"
-                .to_owned()),
+    section.read(file, "driver", &mut (), |name: String| {
+        match name.as_str() {
+            "auto" | "cgroupfs" => Ok(()),
+            "systemd" => Err(
+                "the systemd driver is not there yet; use \"cgroupfs\", and \
+             `cgroupDriver: cgroupfs` in the kubelet's configuration"
+                    .to_owned(),
+            ),
             other => Err(format!("{other:?}; allowed: \"auto\", \"cgroupfs\"")),
-        },
-    );
+        }
+    });
     section.read(file, "parent", &mut cgroup.parent, cgroup_parent);
     section.finish(file);
 }
@@ -111,15 +109,12 @@ fn runtime_handlers(root: &mut Section<'_>, config: &mut Config, file: &mut File
 
 fn network(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
     let mut section = root.section(file, "network");
-    let network = &mut config.network;
-    section.read(file, "mode", &mut network.mode, |name: String| {
-        match name.as_str() {
-            "builtin" => Ok(NetworkMode::Builtin),
-            "cni" => Err("CNI plugins are not supported yet; allowed: \"builtin\"".to_owned()),
-            other => Err(format!("{other:?}; allowed: \"builtin\"")),
-        }
+    section.read(file, "mode", &mut (), |name: String| match name.as_str() {
+        "builtin" => Ok(()),
+        "cni" => Err("CNI plugins are not supported yet; allowed: \"builtin\"".to_owned()),
+        other => Err(format!("{other:?}; allowed: \"builtin\"")),
     });
-    let net = &mut network.builtin;
+    let net = &mut config.network.builtin;
     section.read(file, "bridge", &mut net.bridge, |bridge: String| {
         check_network(|c| c.bridge.clone_from(&bridge))?;
         Ok(bridge)
@@ -157,18 +152,9 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         file,
         "insecure_registries",
         &mut image.insecure_registries,
-        |hosts: Vec<String>| {
-            for host in &hosts {
-                let authority = host.parse::<http::uri::Authority>();
-                if !authority.is_ok_and(|a| !a.as_str().contains('@')) {
-                    return Err(format!(
-                        "{host:?}; allowed: HOST or HOST:PORT, without scheme and path"
-                    ));
-                }
-            }
-            Ok(hosts)
-        },
+        hosts,
     );
+    section.read(file, "tls_registries", &mut image.tls_registries, hosts);
     section.read(
         file,
         "extra_ca",
@@ -177,12 +163,6 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
             Some(file) => Err(format!("{}: the path must be absolute", file.display())),
             None => Ok(files),
         },
-    );
-    section.read(
-        file,
-        "max_concurrent_layers",
-        &mut image.max_concurrent_layers,
-        |n: i64| number(n, 1..=64),
     );
     section.read(file, "platform", &mut image.platform, |text: String| {
         let platform: Platform = text.parse().map_err(|()| {
@@ -197,6 +177,18 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         |n: i64| number(n, 1 << 20..=i64::MAX),
     );
     section.finish(file);
+}
+
+fn hosts(given: Vec<String>) -> Result<Vec<String>, String> {
+    for host in &given {
+        let authority = host.parse::<http::uri::Authority>();
+        if !authority.is_ok_and(|a| !a.as_str().contains('@')) {
+            return Err(format!(
+                "{host:?}; allowed: HOST or HOST:PORT, without scheme and path"
+            ));
+        }
+    }
+    Ok(given)
 }
 
 fn container(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
@@ -215,12 +207,6 @@ fn container(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
     section.read(file, "shm_bytes", &mut container.shm_bytes, |n: i64| {
         number(n, 4096..=1 << 44)
     });
-    section.read(
-        file,
-        "stop_grace_seconds",
-        &mut container.stop_grace_seconds,
-        |n: i64| number(n, 0..=86_400),
-    );
     section.finish(file);
 }
 

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use toml::de::DeTable;
 
 use super::{
-    Args, CgroupDriver, Config, ConfigCommand, DEFAULT_TEXT, Findings, command,
+    Args, Config, ConfigCommand, DEFAULT_TEXT, Findings, command,
     load::{self, load_from},
     reader::File,
     schema,
@@ -81,7 +81,7 @@ fn every_mistake_is_reported_at_once_with_its_line() {
                 subnet = \"10.1.2.3/16\"\n\
                 bridgee = \"x\"\n\
                 [image]\n\
-                max_concurrent_layers = \"many\"\n\
+                max_image_bytes = \"many\"\n\
                 [telemetry]\n\
                 log_level = \"loud,,=\"\n\
                 listen = \"here\"\n";
@@ -99,7 +99,7 @@ fn every_mistake_is_reported_at_once_with_its_line() {
         found[5]
     );
     assert!(found[6].contains("did you mean `bridge`"), "{}", found[6]);
-    assert!(found[7].starts_with("c.toml:11: image.max_concurrent_layers: invalid type"));
+    assert!(found[7].starts_with("c.toml:11: image.max_image_bytes: invalid type"));
 }
 
 #[test]
@@ -139,6 +139,9 @@ fn numbers_have_bounds_and_sections_are_tables() {
         "[image]\ninsecure_registries = [\"http://x\"]",
         "[image]\ninsecure_registries = [\"u:p@x\"]",
         "[image]\nextra_ca = [\"x.pem\"]",
+        "[image]\ntls_registries = [\"a/b\"]",
+        "[cgroup]\ndriver = \"lord\"",
+        "[network]\nmode = \"cni\"",
         "listen = [\"tcp://127.0.0.1:1\"]",
         "listen = \"unix:///x\"",
         "run_dir = \"/\"",
@@ -159,7 +162,6 @@ fn what_is_configured_is_what_is_there() {
          [telemetry]\nlisten = \"off\"\n",
     );
     assert_eq!(config.listen(), ["unix:///run/x.sock", "/run/y.sock"]);
-    assert_eq!(config.cgroup.driver, CgroupDriver::Cgroupfs);
     assert_eq!(config.cgroup_parent(), "/a/b");
     assert!(config.has_handler("") && config.has_handler("berth"));
     assert!(!config.has_handler("kata"));

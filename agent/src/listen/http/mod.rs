@@ -61,6 +61,11 @@ pub(crate) async fn serve(
             ),
         }
     }
+    tracing::debug!(
+        socket = %addresses.socket.display(),
+        tcp = addresses.tcp.map(tracing::field::display),
+        "metrics and health are served"
+    );
     Ok(addresses)
 }
 

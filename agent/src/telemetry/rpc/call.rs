@@ -11,6 +11,7 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::super::{Metrics, metrics::TraceLabels};
+use crate::listen::Peer;
 
 /// Ends as cancelled, or at its deadline, if it is dropped before [`Call::end`].
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Call {
     metrics: Arc<Metrics>,
     since: Instant,
     limit: Option<Duration>,
+    /// The caller's process.
+    peer: Option<i32>,
     ended: bool,
 }
 
@@ -33,10 +36,12 @@ impl Call {
         method: &'static str,
         span: Span,
         limit: Option<Duration>,
+        peer: Option<Peer>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             limit,
+            peer: peer.and_then(|peer| peer.pid),
             method,
             span,
             metrics,
@@ -63,11 +68,12 @@ impl Call {
                 self.span.set_status(trace::Status::error(""));
             }
         }
+        let peer = self.peer;
         self.span.in_scope(|| match level(code) {
-            Level::Warn => tracing::warn!(code = outcome, ?took, "call failed: {message}"),
-            Level::Info => tracing::info!(code = outcome, ?took, "call failed: {message}"),
-            Level::Debug => tracing::debug!(code = outcome, ?took, "call failed: {message}"),
-            Level::Trace => tracing::trace!(?took, "call ended"),
+            Level::Warn => tracing::warn!(code = outcome, ?took, peer, "call failed: {message}"),
+            Level::Info => tracing::info!(code = outcome, ?took, peer, "call failed: {message}"),
+            Level::Debug => tracing::debug!(code = outcome, ?took, peer, "call failed: {message}"),
+            Level::Trace => tracing::trace!(?took, peer, "call ended"),
         });
     }
 }

@@ -27,6 +27,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::Metrics;
+use crate::listen::Peer;
 use body::Measured;
 use call::Call;
 
@@ -106,7 +107,14 @@ where
         let span = parent::span(method, request.headers());
         let place = Place::take(&self.layer.in_flight, self.layer.limit);
         let limit = call::limit(request.headers());
-        let call = Call::new(method, span.clone(), limit, self.layer.metrics.clone());
+        let peer = request.extensions().get::<Peer>().copied();
+        let call = Call::new(
+            method,
+            span.clone(),
+            limit,
+            peer,
+            self.layer.metrics.clone(),
+        );
         let Some(place) = place else {
             let limit = self.layer.limit;
             return Box::pin(async move {
