@@ -59,7 +59,8 @@ pub(crate) fn kill(layout: &Layout, path: &str, limit: Duration) -> Result<()> {
     let path = GroupPath::parse(path).map_err(convert)?;
     match Group::open(layout, &path) {
         Ok(group) => group.kill_all(limit).map_err(convert),
-        Err(_not_there) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(convert(error)),
     }
 }
 
@@ -93,7 +94,7 @@ pub(crate) fn convert(error: berth_cgroup::Error) -> Error {
     use berth_cgroup::Error as E;
     let kind = match &error {
         E::Invalid { .. } => Kind::InvalidArgument,
-        E::NoController { .. } => Kind::FailedPrecondition,
+        E::NoController { .. } | E::BelowUsage { .. } => Kind::FailedPrecondition,
         E::Busy { .. } => Kind::DeadlineExceeded,
         _ => Kind::Internal,
     };

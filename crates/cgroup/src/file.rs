@@ -1,67 +1,74 @@
-//! Files of a group, opened below its directory.
+//! Files of a group, reached from the group's directory.
 
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
     os::fd::{AsFd, OwnedFd},
-    path::Path,
 };
 
-use berth_sys::resolve::{self, Scope};
-use nix::libc;
+use nix::{
+    fcntl::{OFlag, openat},
+    sys::stat::Mode,
+};
 
-/// Larger than any file of a group that is read whole, a full `cgroup.procs`
-/// excepted, which is read in as many turns as it takes.
-const LARGEST: u64 = 16 * 1024 * 1024;
+/// Opens `name` in `dir`, never through a link.
+pub(crate) fn open(dir: impl AsFd, name: &str, flags: OFlag) -> io::Result<OwnedFd> {
+    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    Ok(openat(dir.as_fd(), name, flags, Mode::empty())?)
+}
 
-pub(crate) fn open(dir: impl AsFd, name: &str, flags: i32) -> io::Result<OwnedFd> {
-    resolve::open(dir, Path::new(name), flags, 0, Scope::Beneath)
+/// Opens a directory below `dir`.
+pub(crate) fn open_dir<P: nix::NixPath + ?Sized>(dir: impl AsFd, name: &P) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    Ok(openat(dir.as_fd(), name, flags, Mode::empty())?)
 }
 
 pub(crate) fn read(dir: impl AsFd, name: &str) -> io::Result<String> {
     let mut text = String::new();
-    File::from(open(dir, name, libc::O_RDONLY)?)
-        .take(LARGEST)
-        .read_to_string(&mut text)?;
+    File::from(open(dir, name, OFlag::O_RDONLY)?).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// One write(2): the kernel takes a value whole or not at all.
+/// Writes in one call: the kernel takes each write(2) as a value of its own.
 pub(crate) fn write(dir: impl AsFd, name: &str, value: &str) -> io::Result<()> {
-    let mut file = File::from(open(dir, name, libc::O_WRONLY)?);
+    let mut file = File::from(open(dir, name, OFlag::O_WRONLY)?);
     match file.write(value.as_bytes())? {
-        written if written == value.len() => Ok(()),
-        _ => Err(io::Error::new(io::ErrorKind::WriteZero, "value was cut")),
+        count if count == value.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
     }
 }
 
-/// A file with a single number; "max" is none.
+/// As [`read`], with `None` for a file that this kernel or hierarchy lacks.
+pub(crate) fn read_optional(dir: impl AsFd, name: &str) -> io::Result<Option<String>> {
+    match read(dir, name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// A file with a single number; none if it says "max" or is not there.
 pub(crate) fn number(dir: impl AsFd, name: &str) -> Option<u64> {
     read(dir, name).ok()?.trim().parse().ok()
 }
 
-/// The value behind `key` in a file of "key value" lines.
+/// The number after `key` in a file of lines of "key number".
 pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(' ')?;
-        (name == key).then(|| value.trim().parse().ok()).flatten()
-    })
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+        .and_then(|number| number.trim().parse().ok())
 }
 
-/// Names of the groups directly below `dir`.
-pub(crate) fn children(dir: &OwnedFd) -> io::Result<Vec<String>> {
-    use std::os::fd::AsRawFd as _;
-    // By the descriptor's number: a listing by name could be of another group by now.
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_only_whole() {
+        let text = "oom 3\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(keyed(text, "oom"), Some(3));
+        assert_eq!(keyed(text, "oom_kill"), Some(2));
+        assert_eq!(keyed(text, "kill"), None);
+        assert_eq!(keyed("usage_usec", "usage_usec"), None);
+        assert_eq!(keyed("usage_usec x", "usage_usec"), None);
     }
-    Ok(names)
-}
-
-pub(crate) fn open_dir(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
-    open(dir, name, libc::O_RDONLY | libc::O_DIRECTORY)
 }

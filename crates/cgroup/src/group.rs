@@ -5,9 +5,9 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use nix::libc;
+use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{Error, GroupPath, Layout, file, layout};
+use crate::{Error, GroupPath, Layout, file, layout, tree};
 
 /// The directory of a group in one hierarchy.
 #[derive(Debug)]
@@ -20,7 +20,19 @@ pub struct Dir {
     pub fd: OwnedFd,
 }
 
-/// One group: its directory in every hierarchy.
+impl Dir {
+    pub(crate) fn has(&self, controller: &str) -> bool {
+        layout::has(&self.controllers, controller)
+    }
+
+    /// Whether v2 has this controller in this group.
+    pub(crate) fn offers(&self, controller: &str) -> bool {
+        file::read(&self.fd, "cgroup.controllers")
+            .is_ok_and(|text| text.split_whitespace().any(|one| one == controller))
+    }
+}
+
+/// One group: its directory in every hierarchy. Dropping it removes nothing.
 #[derive(Debug)]
 pub struct Group {
     pub(crate) dirs: Vec<Dir>,
@@ -36,24 +48,24 @@ impl Group {
     /// Opens a group that exists. Hierarchies in which it does not are left out.
     ///
     /// # Errors
-    /// [`Error::System`] if it exists in none.
+    /// [`Error::System`] if it exists in none ([`Error::is_not_found`]), or if one
+    /// cannot be opened: without it the group would look emptier than it is.
     pub fn open(layout: &Layout, path: &GroupPath) -> Result<Self, Error> {
         let mut dirs = Vec::new();
-        let mut failure = io::Error::from_raw_os_error(libc::ENOENT);
+        let what = || format!("opening cgroup {path}");
         for hierarchy in layout.hierarchies() {
-            let opened = std::fs::File::open(&hierarchy.mount)
-                .and_then(|mount| file::open_dir(&mount, path.as_str()));
-            match opened {
+            match hierarchy.open_below(path.as_str()) {
                 Ok(fd) => dirs.push(Dir {
                     controllers: hierarchy.controllers.clone(),
                     v2: hierarchy.v2,
                     fd,
                 }),
-                Err(error) => failure = error,
+                Err(error) if tree::is_gone(&error) => {}
+                Err(error) => return Err(Error::system(what())(error)),
             }
         }
         if dirs.is_empty() {
-            return Err(Error::system(format!("opening cgroup {path}"))(failure));
+            return Err(Error::system(what())(Errno::ENOENT.into()));
         }
         Ok(Self { dirs })
     }
@@ -70,37 +82,42 @@ impl Group {
         self.dirs
     }
 
-    /// The directory in which `controller` is, v1 or v2.
-    pub(crate) fn with(&self, controller: &str) -> Option<&Dir> {
-        self.dirs
-            .iter()
-            .find(|dir| !dir.v2 && layout::has(&dir.controllers, controller))
-            .or_else(|| {
-                self.dirs.iter().find(|dir| {
-                    // The files of a controller are there only where it is enabled.
-                    dir.v2 && file::open(&dir.fd, v2_file(controller), libc::O_PATH).is_ok()
-                })
-            })
-    }
-
     /// The directory in the v2 hierarchy (CLONE_INTO_CGROUP, `cgroup.kill`).
     #[must_use]
     pub fn v2_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.dirs
-            .iter()
-            .find(|dir| dir.v2)
-            .map(|dir| dir.fd.as_fd())
+        self.v2().map(|dir| dir.fd.as_fd())
     }
 
-    /// Files through which a process moves itself in by writing "0".
+    /// Files through which a process moves itself in by writing "0": `tasks` on v1,
+    /// which moves one thread, so that the writer must be single-threaded, but
+    /// does not wait for a grace period; `cgroup.procs` on v2.
     ///
     /// # Errors
     /// The errno of opening one.
     pub fn join_files(&self) -> io::Result<Vec<OwnedFd>> {
         self.dirs
             .iter()
-            .map(|dir| file::open(&dir.fd, join_name(dir.v2), libc::O_WRONLY))
+            .map(|dir| file::open(&dir.fd, join_name(dir.v2), OFlag::O_WRONLY))
             .collect()
+    }
+
+    pub(crate) fn v2(&self) -> Option<&Dir> {
+        self.dirs.iter().find(|dir| dir.v2)
+    }
+
+    pub(crate) fn v1(&self, controller: &str) -> Option<&Dir> {
+        self.dirs.iter().find(|dir| !dir.v2 && dir.has(controller))
+    }
+
+    /// The directory in which `controller` is, v1 or v2.
+    pub(crate) fn with(&self, controller: &str) -> Option<&Dir> {
+        self.v1(controller).or_else(|| {
+            self.v2().filter(|dir| {
+                // A group without the controller has none of its files, but for those
+                // that the core keeps everywhere.
+                matches!(controller, "cpuacct" | "freezer") || dir.offers(controller)
+            })
+        })
     }
 }
 
@@ -110,15 +127,8 @@ pub(crate) fn join_name(v2: bool) -> &'static str {
     if v2 { "cgroup.procs" } else { "tasks" }
 }
 
-fn v2_file(controller: &str) -> &'static str {
-    match controller {
-        "memory" => "memory.current",
-        "cpu" => "cpu.weight",
-        "cpuset" => "cpuset.cpus",
-        "pids" => "pids.max",
-        "cpuacct" => "cpu.stat",
-        "hugetlb" => "hugetlb.2MB.max",
-        "freezer" => "cgroup.freeze",
-        _ => "cgroup.no-such-file",
-    }
+/// Turns an errno into an error about `name` in the group at hand.
+pub(crate) fn failed(op: &str, name: &str) -> impl FnOnce(io::Error) -> Error {
+    let what = format!("{op} {name}");
+    move |source| Error::System { what, source }
 }

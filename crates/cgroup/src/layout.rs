@@ -1,6 +1,18 @@
 //! Which hierarchies there are and where they are mounted.
 
-use std::{collections::BTreeSet, fs, io, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use berth_sys::resolve::{self, Scope};
+use nix::{
+    libc,
+    sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs},
+};
 
 use crate::Error;
 
@@ -27,6 +39,27 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
+    /// Its root.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        File::open(&self.mount).map(OwnedFd::from)
+    }
+
+    /// The group at the relative path `group`.
+    pub(crate) fn open_below(&self, group: &str) -> io::Result<OwnedFd> {
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        resolve::open(self.open()?, Path::new(group), flags, 0, Scope::Beneath)
+    }
+
+    /// Whether its mount point shows it, and not something mounted over it.
+    fn is_visible(&self) -> bool {
+        let magic = if self.v2 {
+            CGROUP2_SUPER_MAGIC
+        } else {
+            CGROUP_SUPER_MAGIC
+        };
+        statfs(&self.mount).is_ok_and(|stat| stat.filesystem_type() == magic)
+    }
+
     pub(crate) fn has(&self, controller: &str) -> bool {
         has(&self.controllers, controller)
     }
@@ -50,25 +83,32 @@ impl Layout {
     /// [`Error::System`] if it cannot be read, or has none.
     pub fn detect() -> Result<Self, Error> {
         let what = "reading /proc/self/mountinfo";
-        let text = fs::read_to_string("/proc/self/mountinfo").map_err(Error::system(what))?;
+        // Mount points are bytes; those of hierarchies are UTF-8 everywhere.
+        let text = fs::read("/proc/self/mountinfo").map_err(Error::system(what))?;
+        let text = String::from_utf8_lossy(&text);
         let known = fs::read_to_string("/proc/cgroups").unwrap_or_default();
-        Self::parse(&text, &known).ok_or_else(|| {
+        Self::parse(&text, &known, Hierarchy::is_visible).ok_or_else(|| {
             let none = io::Error::new(io::ErrorKind::NotFound, "no cgroup file system is mounted");
             Error::system(what)(none)
         })
     }
 
-    fn parse(mountinfo: &str, known: &str) -> Option<Self> {
+    fn parse(mountinfo: &str, known: &str, visible: impl Fn(&Hierarchy) -> bool) -> Option<Self> {
         let known: BTreeSet<&str> = known
             .lines()
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| line.split_whitespace().next())
             .collect();
+        let found: Vec<_> = mountinfo
+            .lines()
+            .filter_map(|line| parse_line(line, &known))
+            .filter(|(hierarchy, _)| visible(hierarchy))
+            .collect();
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
-        for line in mountinfo.lines() {
-            let Some(hierarchy) = parse_line(line, &known) else {
-                continue;
-            };
+        // A mount of a part of a hierarchy counts only where the whole is not to be
+        // seen: inside a container without a cgroup namespace.
+        let (whole, part): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, whole)| *whole);
+        for (hierarchy, _) in whole.into_iter().chain(part) {
             let same = |other: &Hierarchy| {
                 other.v2 == hierarchy.v2 && other.controllers == hierarchy.controllers
             };
@@ -123,44 +163,62 @@ impl Mode {
 }
 
 /// proc_pid_mountinfo(5): id parent dev root mountpoint options ... - type source super-options
-fn parse_line(line: &str, known: &BTreeSet<&str>) -> Option<Hierarchy> {
+/// Also says whether the whole of the hierarchy is mounted there.
+fn parse_line(line: &str, known: &BTreeSet<&str>) -> Option<(Hierarchy, bool)> {
     let (left, right) = line.split_once(" - ")?;
     let mut left = left.split(' ');
     let (root, mount) = (left.nth(3)?, left.next()?);
     let mut right = right.split(' ');
     let (fstype, options) = (right.next()?, right.nth(1)?);
-    // A mount of a part of a hierarchy would put groups in the wrong place.
-    if root != "/" {
-        return None;
-    }
     let mount = PathBuf::from(unescape(mount));
-    match fstype {
-        "cgroup2" => Some(Hierarchy {
+    let hierarchy = match fstype {
+        "cgroup2" => Hierarchy {
             controllers: String::new(),
             v2: true,
             mount,
-        }),
+        },
         "cgroup" => {
             let mut controllers: Vec<&str> = options
                 .split(',')
                 .filter(|option| known.contains(option) || option.starts_with("name="))
                 .collect();
             controllers.sort_unstable();
-            Some(Hierarchy {
+            if controllers.is_empty() {
+                return None;
+            }
+            Hierarchy {
                 controllers: controllers.join(","),
                 v2: false,
                 mount,
-            })
+            }
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some((hierarchy, root == "/"))
 }
 
-/// Spaces and the like are octal in mountinfo.
+/// Space, tab, newline and backslash are written as three octal digits.
 fn unescape(text: &str) -> String {
-    text.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\134", "\\")
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let code = after
+            .get(..3)
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(code) => {
+                plain.push(char::from(code));
+                rest = &after[3..];
+            }
+            None => {
+                plain.push('\\');
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
 }
 
 #[cfg(test)]
@@ -176,7 +234,7 @@ mod tests {
         let named = "32 1 0:3 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
         let unified = "33 1 0:4 / /sys/fs/cgroup/unified rw shared:3 - cgroup2 cgroup2 rw\n";
         let part = "34 1 0:4 /x /mnt rw - cgroup2 cgroup2 rw\n";
-        let parse = |text: &str| Layout::parse(text, KNOWN);
+        let parse = |text: &str| Layout::parse(text, KNOWN, |_| true);
         assert_eq!(parse(&format!("{memory}{both}")).unwrap().mode(), Mode::V1);
         let hybrid = parse(&format!("{memory}{both}{named}{unified}")).unwrap();
         assert_eq!(hybrid.mode(), Mode::Hybrid);
@@ -190,7 +248,25 @@ mod tests {
             parse(&format!("{named}{unified}")).unwrap().mode(),
             Mode::V2
         );
-        assert!(parse(part).is_none());
         assert!(parse("").is_none());
+        assert!(Layout::parse(unified, KNOWN, |_| false).is_none());
+        // A part is better than nothing, but only than nothing.
+        let mount = |text: &str| parse(text).unwrap().hierarchies()[0].mount.clone();
+        assert_eq!(mount(part), Path::new("/mnt"));
+        let both = format!("{part}{unified}");
+        assert_eq!(mount(&both), Path::new("/sys/fs/cgroup/unified"));
+    }
+
+    #[test]
+    fn lines_that_make_no_sense_are_passed_over() {
+        for line in [
+            "-",
+            " - ",
+            "1 2 3 - cgroup",
+            "1 2 3 / /x rw - cgroup cgroup rw",
+        ] {
+            assert!(Layout::parse(line, KNOWN, |_| true).is_none(), "{line:?}");
+        }
+        assert_eq!(unescape("a\\040b\\134c\\04\\"), "a b\\c\\04\\");
     }
 }

@@ -6,12 +6,21 @@
 //! pass a group to a shim that sees no cgroup file system at all.
 //!
 //! Linked into the shim: no JSON, no tracing, nothing that is not needed there.
+//!
+//! What this crate does *not* do: it never writes another process's pid into a
+//! group (that waits 6-10 ms for a grace period), it kills nobody unless told to,
+//! it enables v2 controllers only where a group is made, and it speaks no D-Bus
+//! (that client would be linked into every shim).
 
+mod apply;
+mod cpulist;
 mod create;
+mod device_program;
 mod devices;
 mod error;
 mod exec;
 mod file;
+mod freeze;
 mod group;
 mod kill;
 mod layout;
@@ -21,12 +30,14 @@ mod path;
 mod remove;
 mod resources;
 mod stats;
+mod tree;
 
 pub use devices::{DeviceKind, DeviceRule};
 pub use error::Error;
+pub use exec::ExecGroup;
 pub use group::{Dir, Group};
 pub use layout::{Hierarchy, Layout, Mode};
 pub use path::GroupPath;
 pub use remove::{list_children, remove_if_empty};
 pub use resources::{Hugepage, Resources};
-pub use stats::Stats;
+pub use stats::{Pressure, Stall, Stats};

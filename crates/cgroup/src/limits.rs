@@ -1,229 +1,458 @@
-//! Writing limits, in v1's and v2's spellings.
+//! Which files a set of limits is written to, in which order. Pure.
 
-use std::io;
+use crate::{Error, Resources};
 
-use nix::libc;
+/// How a controller's files are spelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    V1,
+    V2,
+}
 
-use crate::{Dir, Error, Group, Resources, devices, file};
+/// One value to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    pub(crate) controller: String,
+    pub(crate) file: String,
+    pub(crate) value: String,
+    /// Without the file the limit is left out and reported, instead of failing:
+    /// nodes without swap accounting or huge pages are told such limits anyway.
+    pub(crate) optional: bool,
+    /// The field that asked for it.
+    pub(crate) field: &'static str,
+}
 
-impl Group {
-    /// Changes the limits that are given; the others stay.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] before anything is changed, [`Error::NoController`], or
-    /// what the kernel refused.
-    pub fn update(&self, resources: &Resources) -> Result<(), Error> {
-        resources.validate()?;
-        self.set_limits(resources)
+/// What an update needs to know of the present limits; a new group's are the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Current {
+    /// Bytes; `None` for no limit.
+    pub(crate) memory: Option<u64>,
+    /// Bytes of memory and swap together (v1); `None` for no limit.
+    pub(crate) memory_and_swap: Option<u64>,
+    /// Microseconds; 0 where unknown.
+    pub(crate) period: u64,
+    /// Microseconds; `None` for no limit.
+    pub(crate) quota: Option<u64>,
+}
+
+struct Plan(Vec<Write>);
+
+impl Plan {
+    fn add(&mut self, field: &'static str, file: &str, value: impl ToString) {
+        self.push(field, file, value, false);
     }
 
-    pub(crate) fn set_limits(&self, r: &Resources) -> Result<(), Error> {
-        self.set_cpu(r)?;
-        self.set_memory(r)?;
-        if let Some(limit) = r.pids_limit {
-            let dir = self.need("pids_limit", "pids")?;
-            write(dir, "pids.max", &or_max(limit))?;
-        }
-        for (field, file, list) in [
-            ("cpuset_cpus", "cpuset.cpus", &r.cpuset_cpus),
-            ("cpuset_mems", "cpuset.mems", &r.cpuset_mems),
-        ] {
-            if !list.is_empty() {
-                write(self.need(field, "cpuset")?, file, list)?;
-            }
-        }
-        for page in &r.hugepages {
-            self.set_hugepage(page)?;
-        }
-        if let Some(dir) = self.dirs.iter().find(|dir| dir.v2) {
-            // On hybrid the v2 directory has no controller's files at all.
-            let controllers = file::read(&dir.fd, "cgroup.controllers").unwrap_or_default();
-            if !controllers.trim().is_empty() {
-                for (name, value) in &r.unified {
-                    write(dir, name, value)?;
-                }
-            }
-        }
-        if !r.devices.is_empty() {
-            self.set_devices(&r.devices)?;
-        }
-        Ok(())
+    fn optional(&mut self, field: &'static str, file: &str, value: impl ToString) {
+        self.push(field, file, value, true);
     }
 
-    fn set_cpu(&self, r: &Resources) -> Result<(), Error> {
-        if r.cpu_shares.is_none() && r.cpu_quota.is_none() && r.cpu_period.is_none() {
-            return Ok(());
-        }
-        let dir = self.need("cpu limits", "cpu")?;
-        if let Some(shares) = r.cpu_shares {
-            if dir.v2 {
-                write(dir, "cpu.weight", &weight(shares).to_string())?;
-            } else {
-                write(dir, "cpu.shares", &shares.to_string())?;
-            }
-        }
-        if dir.v2 {
-            if r.cpu_quota.is_some() || r.cpu_period.is_some() {
-                let quota = r
-                    .cpu_quota
-                    .map_or_else(|| first_word(dir, "cpu.max"), |quota| Ok(or_max(quota)))?;
-                let period = r.cpu_period.unwrap_or(100_000);
-                write(dir, "cpu.max", &format!("{quota} {period}"))?;
-            }
-            return Ok(());
-        }
-        // A quota must fit the period that is set at that moment.
-        if let Some(period) = r.cpu_period {
-            let first = write(dir, "cpu.cfs_period_us", &period.to_string());
-            if first.is_err() && r.cpu_quota.is_some() {
-                write(dir, "cpu.cfs_quota_us", "-1")?;
-                write(dir, "cpu.cfs_period_us", &period.to_string())?;
-            } else {
-                first?;
-            }
-        }
-        if let Some(quota) = r.cpu_quota {
-            write(dir, "cpu.cfs_quota_us", &quota.to_string())?;
-        }
-        Ok(())
-    }
-
-    fn set_memory(&self, r: &Resources) -> Result<(), Error> {
-        let given = [r.memory_limit, r.memory_swap_limit, r.memory_reservation];
-        if given.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        let dir = self.need("memory limits", "memory")?;
-        if dir.v2 {
-            if let Some(limit) = r.memory_limit {
-                write(dir, "memory.max", &or_max(limit))?;
-            }
-            if let Some(both) = r.memory_swap_limit {
-                let swap = match (both, r.memory_limit) {
-                    (-1, _) => -1,
-                    (both, Some(memory)) => both - memory,
-                    (both, None) => both,
-                };
-                optional(write(dir, "memory.swap.max", &or_max(swap)))?;
-            }
-            if let Some(low) = r.memory_reservation {
-                write(dir, "memory.low", &or_max(low))?;
-            }
-            return Ok(());
-        }
-        if let Some(reservation) = r.memory_reservation {
-            write(dir, "memory.soft_limit_in_bytes", &reservation.to_string())?;
-        }
-        let memory = |value: i64| write(dir, "memory.limit_in_bytes", &value.to_string());
-        // Without swap accounting the file is not there.
-        let both = |value: i64| {
-            optional(write(
-                dir,
-                "memory.memsw.limit_in_bytes",
-                &value.to_string(),
-            ))
-        };
-        match (r.memory_limit, r.memory_swap_limit) {
-            (Some(limit), Some(sum)) => {
-                // The kernel never lets the sum be below the memory: raise it first,
-                // lower it last.
-                let now = file::number(&dir.fd, "memory.memsw.limit_in_bytes").unwrap_or(u64::MAX);
-                if sum == -1 || u64::try_from(sum).is_ok_and(|sum| sum > now) {
-                    both(sum)?;
-                    memory(limit)
-                } else {
-                    memory(limit)?;
-                    both(sum)
-                }
-            }
-            (Some(limit), None) => memory(limit),
-            (None, Some(sum)) => both(sum),
-            (None, None) => Ok(()),
-        }
-    }
-
-    fn set_hugepage(&self, page: &crate::Hugepage) -> Result<(), Error> {
-        // A kubelet sends every size of the node, 0 by default, whether the
-        // controller is there or not.
-        let Some(dir) = self.with("hugetlb") else {
-            return Ok(());
-        };
-        let name = if dir.v2 {
-            format!("hugetlb.{}.max", page.size)
-        } else {
-            format!("hugetlb.{}.limit_in_bytes", page.size)
-        };
-        optional(write(dir, &name, &page.limit.to_string()))
-    }
-
-    fn set_devices(&self, rules: &[crate::DeviceRule]) -> Result<(), Error> {
-        if let Some(dir) = self.with("devices") {
-            for (name, line) in devices::v1_lines(rules) {
-                write(dir, name, &line)?;
-            }
-            return Ok(());
-        }
-        let dir = self
-            .dirs
-            .iter()
-            .find(|dir| dir.v2)
-            .ok_or(Error::NoController {
-                field: "devices",
-                controller: "devices",
-            })?;
-        devices::attach(&dir.fd, rules).map_err(Error::system("attaching the device program"))
-    }
-
-    fn need(&self, field: &'static str, controller: &'static str) -> Result<&Dir, Error> {
-        self.with(controller)
-            .ok_or(Error::NoController { field, controller })
+    fn push(&mut self, field: &'static str, file: &str, value: impl ToString, optional: bool) {
+        let (controller, _) = file.split_once('.').unwrap_or((file, ""));
+        self.0.push(Write {
+            controller: controller.to_owned(),
+            file: file.to_owned(),
+            value: value.to_string(),
+            optional,
+            field,
+        });
     }
 }
 
-/// v1 counts from 2 to 262,144, v2 from 1 to 10,000 (the conversion that all
-/// runtimes share, so that a kubelet's figures mean the same).
-fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+/// The writes for `resources`, devices excepted. `version` says where each
+/// controller is: on a hybrid node they differ.
+pub(crate) fn plan(
+    resources: &Resources,
+    current: &Current,
+    version: impl Fn(&str) -> Version,
+) -> Result<Vec<Write>, Error> {
+    let mut plan = Plan(Vec::new());
+    match version("cpu") {
+        Version::V1 => cpu_v1(resources, current, &mut plan),
+        Version::V2 => cpu_v2(resources, current, &mut plan),
+    }
+    // Both versions call them the same.
+    for (file, field, list) in [
+        ("cpuset.mems", "cpuset_mems", &resources.cpuset_mems),
+        ("cpuset.cpus", "cpuset_cpus", &resources.cpuset_cpus),
+    ] {
+        if !list.is_empty() {
+            plan.add(field, file, list);
+        }
+    }
+    match version("memory") {
+        Version::V1 => memory_v1(resources, current, &mut plan),
+        Version::V2 => memory_v2(resources, current, &mut plan)?,
+    }
+    if let Some(limit) = resources.pids_limit {
+        plan.add("pids_limit", "pids.max", max_or(limit));
+    }
+    for huge in &resources.hugepages {
+        let suffix = match version("hugetlb") {
+            Version::V1 => "limit_in_bytes",
+            Version::V2 => "max",
+        };
+        // Reservations are counted apart; without a limit on them an mmap succeeds
+        // and the process dies by SIGBUS at first touch.
+        for kind in ["", "rsvd."] {
+            let file = format!("hugetlb.{}.{kind}{suffix}", huge.size);
+            plan.optional("hugepages", &file, huge.limit);
+        }
+    }
+    for (key, value) in &resources.unified {
+        plan.add("unified", key, value);
+    }
+    Ok(plan.0)
 }
 
-fn or_max(value: i64) -> String {
-    if value < 0 {
+fn max_or(limit: i64) -> String {
+    if limit == -1 {
         "max".to_owned()
     } else {
-        value.to_string()
+        limit.to_string()
     }
 }
 
-fn first_word(dir: &Dir, name: &str) -> Result<String, Error> {
-    let text = file::read(&dir.fd, name).map_err(Error::system(format!("reading {name}")))?;
-    Ok(text.split_whitespace().next().unwrap_or("max").to_owned())
+fn cpu_v1(resources: &Resources, current: &Current, plan: &mut Plan) {
+    if let Some(shares) = resources.cpu_shares {
+        plan.add("cpu_shares", "cpu.shares", shares);
+    }
+    let period = resources
+        .cpu_period
+        .map(|period| ("cpu_period", "cpu.cfs_period_us", period.to_string()));
+    let quota = resources
+        .cpu_quota
+        .map(|quota| ("cpu_quota", "cpu.cfs_quota_us", quota.to_string()));
+    // A group's share of a period may not exceed its parent's, not even between the
+    // two writes. A longer period first, or a shorter one last, never raises the
+    // share above the larger of the old and the new one.
+    let longer = resources
+        .cpu_period
+        .is_some_and(|period| period >= current.period);
+    let (first, second) = if longer {
+        (period, quota)
+    } else {
+        (quota, period)
+    };
+    for (field, file, value) in first.into_iter().chain(second) {
+        plan.add(field, file, value);
+    }
 }
 
-fn write(dir: &Dir, name: &str, value: &str) -> Result<(), Error> {
-    file::write(&dir.fd, name, value).map_err(Error::system(format!("setting {name} to {value}")))
+fn cpu_v2(resources: &Resources, current: &Current, plan: &mut Plan) {
+    if let Some(shares) = resources.cpu_shares {
+        plan.add("cpu_shares", "cpu.weight", weight(shares));
+    }
+    if resources.cpu_quota.is_none() && resources.cpu_period.is_none() {
+        return;
+    }
+    let field = if resources.cpu_quota.is_some() {
+        "cpu_quota"
+    } else {
+        "cpu_period"
+    };
+    let quota = match resources.cpu_quota {
+        Some(quota) => max_or(quota),
+        None => current
+            .quota
+            .map_or("max".to_owned(), |quota| quota.to_string()),
+    };
+    match resources.cpu_period {
+        Some(period) => plan.add(field, "cpu.max", format!("{quota} {period}")),
+        // One number leaves the period as it is.
+        None => plan.add(field, "cpu.max", quota),
+    }
 }
 
-/// A file that some kernels lack.
-fn optional(result: Result<(), Error>) -> Result<(), Error> {
-    match result {
-        Err(Error::System { source, .. })
-            if source.raw_os_error() == Some(libc::ENOENT)
-                || source.kind() == io::ErrorKind::NotFound =>
-        {
-            Ok(())
+/// v2's weight for v1's shares: 2, 1024 and 262144 become 1, 100 and 10000, the
+/// ends and the defaults of both scales, and a curve through the three lies between.
+/// (The older, linear conversion turned the default of 1024 into 39, so that a
+/// container with default shares lost against everything with the default weight.)
+pub(crate) fn weight(shares: u64) -> u64 {
+    // log10(weight) is the parabola in log2(shares) through (1, 0), (10, 2), (18, 4).
+    let log = (shares.clamp(2, 262_144) as f64).log2();
+    let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+    // Rounding errors must not lift a whole number to the next.
+    let weight = (10_f64.powf(exponent) - 1e-6).ceil();
+    (weight as u64).clamp(1, 10_000)
+}
+
+fn memory_v1(resources: &Resources, current: &Current, plan: &mut Plan) {
+    let limit = resources
+        .memory_limit
+        .map(|limit| ("memory_limit", "memory.limit_in_bytes", limit));
+    let mut both = resources
+        .memory_swap_limit
+        .map(|both| ("memory_swap_limit", "memory.memsw.limit_in_bytes", both));
+    if resources.memory_limit == Some(-1) && both.is_none() && current.memory_and_swap.is_some() {
+        // Unlimited memory below a limit of both together would be no change at all.
+        both = Some(("memory_limit", "memory.memsw.limit_in_bytes", -1));
+    }
+    // The limit of both together may never be below that of memory alone, so that
+    // goes first which makes room.
+    let raised = match (resources.memory_limit, current.memory_and_swap) {
+        (Some(-1), Some(_)) => true,
+        (Some(limit), Some(now)) => u64::try_from(limit).is_ok_and(|limit| limit > now),
+        _ => false,
+    };
+    let add_limit = |plan: &mut Plan| {
+        if let Some((field, file, value)) = limit {
+            plan.add(field, file, value);
         }
-        other => other,
+    };
+    if !raised {
+        add_limit(plan);
     }
+    if let Some((field, file, value)) = both {
+        plan.optional(field, file, value);
+    }
+    if raised {
+        add_limit(plan);
+    }
+    if let Some(reservation) = resources.memory_reservation {
+        plan.add(
+            "memory_reservation",
+            "memory.soft_limit_in_bytes",
+            reservation,
+        );
+    }
+}
+
+fn memory_v2(resources: &Resources, current: &Current, plan: &mut Plan) -> Result<(), Error> {
+    // v2 limits swap alone; without the other half the sum has no meaning.
+    let limit = match resources.memory_limit {
+        Some(limit) => u64::try_from(limit).ok(),
+        None => current.memory,
+    };
+    let swap = match (resources.memory_swap_limit, limit) {
+        (None, _) => None,
+        (Some(-1), _) => Some("max".to_owned()),
+        (Some(both), Some(limit)) => {
+            let swap = u64::try_from(both)
+                .ok()
+                .and_then(|both| both.checked_sub(limit));
+            let swap = swap.ok_or_else(|| {
+                let allowed = format!("-1, or at least the memory limit ({limit} bytes)");
+                Error::invalid("memory_swap_limit", both, allowed)
+            })?;
+            Some(swap.to_string())
+        }
+        (Some(both), None) => {
+            let allowed = "-1 while memory is not limited";
+            return Err(Error::invalid("memory_swap_limit", both, allowed));
+        }
+    };
+    if let Some(swap) = swap {
+        plan.optional("memory_swap_limit", "memory.swap.max", swap);
+    }
+    if let Some(limit) = resources.memory_limit {
+        plan.add("memory_limit", "memory.max", max_or(limit));
+    }
+    if let Some(reservation) = resources.memory_reservation {
+        plan.add("memory_reservation", "memory.low", max_or(reservation));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hugepage;
+
+    fn writes(resources: &Resources, current: &Current, version: Version) -> Vec<String> {
+        plan(resources, current, |_| version)
+            .unwrap()
+            .iter()
+            .map(|write| format!("{}={}", write.file, write.value))
+            .collect()
+    }
+
+    fn full() -> Resources {
+        Resources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(64 << 20),
+            memory_swap_limit: Some(96 << 20),
+            memory_reservation: Some(32 << 20),
+            pids_limit: Some(100),
+            cpuset_cpus: "0-1".to_owned(),
+            cpuset_mems: "0".to_owned(),
+            hugepages: vec![Hugepage {
+                size: "2MB".to_owned(),
+                limit: 0,
+            }],
+            unified: vec![("memory.oom.group".to_owned(), "1".to_owned())],
+            devices: Vec::new(),
+        }
+    }
 
     #[test]
-    fn shares_become_weights_as_every_runtime_converts_them() {
-        for (shares, expected) in [(2, 1), (1024, 39), (262_144, 10_000)] {
-            assert_eq!(weight(shares), expected);
+    fn the_v1_spelling_of_everything() {
+        let mut resources = full();
+        resources.unified.clear();
+        assert_eq!(
+            writes(&resources, &Current::default(), Version::V1),
+            [
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=50000",
+                "cpuset.mems=0",
+                "cpuset.cpus=0-1",
+                "memory.limit_in_bytes=67108864",
+                "memory.memsw.limit_in_bytes=100663296",
+                "memory.soft_limit_in_bytes=33554432",
+                "pids.max=100",
+                "hugetlb.2MB.limit_in_bytes=0",
+                "hugetlb.2MB.rsvd.limit_in_bytes=0",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_v2_spelling_of_everything_ends_with_unified() {
+        assert_eq!(
+            writes(&full(), &Current::default(), Version::V2),
+            [
+                "cpu.weight=100",
+                "cpu.max=50000 100000",
+                "cpuset.mems=0",
+                "cpuset.cpus=0-1",
+                "memory.swap.max=33554432",
+                "memory.max=67108864",
+                "memory.low=33554432",
+                "pids.max=100",
+                "hugetlb.2MB.max=0",
+                "hugetlb.2MB.rsvd.max=0",
+                "memory.oom.group=1",
+            ]
+        );
+    }
+
+    #[test]
+    fn no_limits_are_spelled_as_each_version_wants() {
+        let resources = Resources {
+            cpu_quota: Some(-1),
+            memory_limit: Some(-1),
+            memory_swap_limit: Some(-1),
+            pids_limit: Some(-1),
+            ..Resources::default()
+        };
+        assert_eq!(
+            writes(&resources, &Current::default(), Version::V1),
+            [
+                "cpu.cfs_quota_us=-1",
+                "memory.limit_in_bytes=-1",
+                "memory.memsw.limit_in_bytes=-1",
+                "pids.max=max",
+            ]
+        );
+        assert_eq!(
+            writes(&resources, &Current::default(), Version::V2),
+            [
+                "cpu.max=max",
+                "memory.swap.max=max",
+                "memory.max=max",
+                "pids.max=max"
+            ]
+        );
+        assert!(writes(&Resources::default(), &Current::default(), Version::V2).is_empty());
+    }
+
+    #[test]
+    fn whichever_makes_room_is_written_first() {
+        let now = Current {
+            memory: Some(1 << 20),
+            memory_and_swap: Some(2 << 20),
+            period: 100_000,
+            quota: Some(50_000),
+        };
+        let memory = |limit, both| Resources {
+            memory_limit: Some(limit),
+            memory_swap_limit: Some(both),
+            ..Resources::default()
+        };
+        let first = |resources: &Resources| {
+            let all = writes(resources, &now, Version::V1);
+            let (file, _) = all[0].split_once('=').unwrap();
+            file.to_owned()
+        };
+        assert_eq!(
+            first(&memory(4 << 20, 8 << 20)),
+            "memory.memsw.limit_in_bytes"
+        );
+        assert_eq!(first(&memory(2 << 20, 2 << 20)), "memory.limit_in_bytes");
+        assert_eq!(first(&memory(1 << 19, 1 << 19)), "memory.limit_in_bytes");
+        assert_eq!(first(&memory(-1, -1)), "memory.memsw.limit_in_bytes");
+        let only = Resources {
+            memory_limit: Some(-1),
+            ..Resources::default()
+        };
+        assert_eq!(first(&only), "memory.memsw.limit_in_bytes");
+        let cpu = |quota, period| Resources {
+            cpu_quota: Some(quota),
+            cpu_period: Some(period),
+            ..Resources::default()
+        };
+        assert_eq!(first(&cpu(100_000, 200_000)), "cpu.cfs_period_us");
+        assert_eq!(first(&cpu(25_000, 50_000)), "cpu.cfs_quota_us");
+    }
+
+    #[test]
+    fn half_of_a_v2_pair_is_completed_by_what_is_there() {
+        let now = Current {
+            memory: Some(1 << 20),
+            memory_and_swap: None,
+            period: 100_000,
+            quota: Some(30_000),
+        };
+        let period = Resources {
+            cpu_period: Some(50_000),
+            ..Resources::default()
+        };
+        assert_eq!(writes(&period, &now, Version::V2), ["cpu.max=30000 50000"]);
+        let swap = |both| Resources {
+            memory_swap_limit: Some(both),
+            ..Resources::default()
+        };
+        assert_eq!(
+            writes(&swap(1 << 21), &now, Version::V2),
+            ["memory.swap.max=1048576"]
+        );
+        assert!(plan(&swap(1 << 19), &now, |_| Version::V2).is_err());
+        assert!(plan(&swap(1 << 21), &Current::default(), |_| Version::V2).is_err());
+    }
+
+    #[test]
+    fn a_hybrid_node_spells_each_controller_as_its_hierarchy_does() {
+        let resources = Resources {
+            cpu_shares: Some(2),
+            memory_limit: Some(1 << 20),
+            ..Resources::default()
+        };
+        let version = |controller: &str| match controller {
+            "cpu" => Version::V2,
+            _ => Version::V1,
+        };
+        let writes = plan(&resources, &Current::default(), version).unwrap();
+        let files: Vec<_> = writes.iter().map(|write| write.file.as_str()).collect();
+        assert_eq!(files, ["cpu.weight", "memory.limit_in_bytes"]);
+    }
+
+    #[test]
+    fn shares_and_weights_agree_at_their_ends_and_defaults() {
+        for (shares, expected) in [
+            (0, 1),
+            (2, 1),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
+            assert_eq!(weight(shares), expected, "{shares}");
         }
+        let weights: Vec<_> = (2..5000).map(weight).collect();
+        assert!(weights.is_sorted());
     }
 }

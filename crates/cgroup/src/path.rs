@@ -24,7 +24,7 @@ impl GroupPath {
     pub fn parent(text: &str) -> Result<Self, Error> {
         let trimmed = text.trim_matches('/');
         let path = if trimmed.ends_with(".slice") && !trimmed.contains('/') {
-            expand_slice(trimmed)
+            expand_slice(trimmed).ok_or_else(|| invalid(text))?
         } else {
             trimmed.to_owned()
         };
@@ -54,7 +54,7 @@ impl GroupPath {
         let bad_name = |name: &str| {
             matches!(name, "" | "." | "..")
                 || name.len() > LONGEST_NAME
-                || name.bytes().any(|b| b == 0 || b == b'\n')
+                || name.chars().any(char::is_control)
         };
         if path.len() > LONGEST || path.split('/').any(bad_name) {
             return Err(invalid(&path));
@@ -82,22 +82,26 @@ impl fmt::Display for GroupPath {
 
 fn invalid(path: &str) -> Error {
     Error::Invalid {
-        field: "cgroup path",
-        value: format!("{path:?}"),
-        allowed: ALLOWED,
+        field: "cgroup path".into(),
+        value: path.chars().take(80).collect(),
+        allowed: ALLOWED.into(),
     }
 }
 
-/// `a-b.slice` is `a.slice/a-b.slice` (systemd.slice(5)).
-fn expand_slice(name: &str) -> String {
-    let stem = name.trim_end_matches(".slice");
+/// `a-b.slice` is `a.slice/a-b.slice` (systemd.slice(5)). None for what systemd
+/// would not take, and for the root, `-.slice`.
+fn expand_slice(name: &str) -> Option<String> {
+    let stem = name.strip_suffix(".slice")?;
+    if stem.split('-').any(str::is_empty) {
+        return None;
+    }
     let mut path = String::new();
     for (at, _) in stem.match_indices('-') {
         path.push_str(&stem[..at]);
         path.push_str(".slice/");
     }
     path.push_str(name);
-    path
+    Some(path)
 }
 
 #[cfg(test)]
@@ -126,6 +130,13 @@ mod tests {
             "a//b",
             "a/.",
             "a\0b",
+            "a\nb",
+            "a\u{7f}",
+            "-.slice",
+            "a--b.slice",
+            "-a.slice",
+            "a-.slice",
+            ".slice",
             &"x".repeat(256),
         ] {
             assert!(GroupPath::parent(bad).is_err(), "{bad:?}");

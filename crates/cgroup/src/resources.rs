@@ -1,31 +1,54 @@
-//! Limits as plain values.
+//! Limits as the CRI and the OCI runtime specification name them, checked before
+//! any is written.
 
-use crate::{DeviceRule, Error};
+use crate::{
+    DeviceRule, Error,
+    cpulist::{self, possible_cpus, possible_mems},
+    devices::Table,
+};
 
-/// Limits of a group. None, 0 and empty mean "not given", unless a field says otherwise.
+/// The kernel's bounds of `cpu.shares`.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+/// The kernel's bounds of a CFS period in microseconds.
+const PERIOD: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+/// The kernel's bounds of a CFS quota in microseconds (`max_cfs_runtime`).
+const QUOTA: std::ops::RangeInclusive<i64> = 1_000..=(1 << 44) - 1;
+/// A process cannot be executed at all in less memory than this; the kernel would
+/// take it and kill the container's init before its first instruction.
+const LEAST_MEMORY: i64 = 512 * 1024;
+/// PID_MAX_LIMIT, the most that `pids.max` takes.
+const MOST_PIDS: i64 = 4 * 1024 * 1024;
+/// Most bytes of a value in `unified`; the kernel takes a page at most.
+const MAX_VALUE: usize = 4095;
+/// Most entries of `unified` and `hugepages`: there are not that many files.
+const MAX_ENTRIES: usize = 256;
+
+/// Limits of a group. `None` and empty mean "not given": an update leaves it as it
+/// is, a creation at the kernel's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
-    /// Relative weight, 2 to 262,144 (v1's unit, converted on v2).
+    /// Weight against siblings, 2 to 262144; 1024 is the default.
     pub cpu_shares: Option<u64>,
-    /// Microseconds of CPU in each period; -1 for no limit.
+    /// Microseconds of CPU time per period; -1 for no limit.
     pub cpu_quota: Option<i64>,
-    /// Microseconds, 1,000 to 1,000,000.
+    /// Length of a period in microseconds, 1000 to 1000000.
     pub cpu_period: Option<u64>,
     /// Bytes; -1 for no limit.
     pub memory_limit: Option<i64>,
     /// Bytes of memory and swap together; -1 for no limit.
     pub memory_swap_limit: Option<i64>,
-    /// Bytes; what is kept under pressure.
+    /// Bytes that are spared while memory is short (v1 soft limit, v2 `memory.low`).
     pub memory_reservation: Option<i64>,
-    /// Processes and threads; -1 for no limit.
+    /// Most processes and threads; -1 for no limit.
     pub pids_limit: Option<i64>,
-    /// As cpuset(7) lists them: `0-3,7`.
+    /// CPUs, such as `0-3,8`.
     pub cpuset_cpus: String,
-    /// Memory nodes, likewise.
+    /// Memory nodes, in the same form.
     pub cpuset_mems: String,
-    /// Limits of huge pages.
+    /// Limits of huge pages; left out where the kernel does not account them.
     pub hugepages: Vec<Hugepage>,
-    /// v2 files and values, written last; ignored on v1.
+    /// v2 files and values, written last and in this order; ignored on v1, and on a
+    /// hybrid node whose controller is in v1.
     pub unified: Vec<(String, String)>,
     /// Devices, later rules winning; what no rule names is denied. Empty: not restricted.
     pub devices: Vec<DeviceRule>,
@@ -40,39 +63,57 @@ pub struct Hugepage {
     pub limit: u64,
 }
 
-/// Less is refused by the kernel in ways that nobody understands: no program starts in 4 KiB.
-const LEAST_MEMORY: i64 = 512 * 1024;
-
 impl Resources {
-    /// Checks every value.
+    /// Checks every value against what the kernel of this node can take.
     ///
     /// # Errors
     /// [`Error::Invalid`] with field, value and what is allowed.
     pub fn validate(&self) -> Result<(), Error> {
+        self.check(possible_cpus(), possible_mems())
+    }
+
+    fn check(&self, cpus: u32, mems: u32) -> Result<(), Error> {
         if let Some(shares) = self.cpu_shares
-            && !(2..=262_144).contains(&shares)
+            && !SHARES.contains(&shares)
         {
-            return Err(invalid("cpu_shares", shares, "2 to 262144"));
+            return Err(Error::invalid("cpu_shares", shares, "2 to 262144"));
         }
         if let Some(period) = self.cpu_period
-            && !(1_000..=1_000_000).contains(&period)
+            && !PERIOD.contains(&period)
         {
-            return Err(invalid(
-                "cpu_period",
-                period,
-                "1000 to 1000000 microseconds",
-            ));
+            return Err(Error::invalid("cpu_period", period, "1000 to 1000000 µs"));
         }
         if let Some(quota) = self.cpu_quota
             && quota != -1
-            && quota < 1_000
+            && !QUOTA.contains(&quota)
         {
-            return Err(invalid(
-                "cpu_quota",
-                quota,
-                "-1 or at least 1000 microseconds",
-            ));
+            let allowed = format!("-1, or {} to {} µs", QUOTA.start(), QUOTA.end());
+            return Err(Error::invalid("cpu_quota", quota, allowed));
         }
+        self.check_memory()?;
+        if let Some(limit) = self.pids_limit
+            && limit != -1
+            && !(1..=MOST_PIDS).contains(&limit)
+        {
+            let allowed = format!("-1, or 1 to {MOST_PIDS}");
+            return Err(Error::invalid("pids_limit", limit, allowed));
+        }
+        for (field, list, bound) in [
+            ("cpuset_cpus", &self.cpuset_cpus, cpus),
+            ("cpuset_mems", &self.cpuset_mems, mems),
+        ] {
+            if !list.is_empty() {
+                cpulist::parse(list, bound)
+                    .map_err(|allowed| Error::invalid(field, shorten(list), allowed))?;
+            }
+        }
+        self.check_hugepages()?;
+        self.check_unified()?;
+        Table::from_rules(&self.devices).map(drop)
+    }
+
+    fn check_memory(&self) -> Result<(), Error> {
+        let at_least = || format!("-1, or at least {LEAST_MEMORY} bytes");
         for (field, value) in [
             ("memory_limit", self.memory_limit),
             ("memory_swap_limit", self.memory_swap_limit),
@@ -81,57 +122,67 @@ impl Resources {
                 && value != -1
                 && value < LEAST_MEMORY
             {
-                return Err(invalid(field, value, "-1 or at least 524288 bytes"));
+                return Err(Error::invalid(field, value, at_least()));
             }
         }
-        if let (Some(memory), Some(both)) = (self.memory_limit, self.memory_swap_limit)
-            && both != -1
-            && (memory == -1 || both < memory)
+        if let Some(value) = self.memory_reservation
+            && value < -1
         {
-            return Err(invalid(
-                "memory_swap_limit",
-                both,
-                "-1 or at least memory_limit, since it counts memory and swap together",
-            ));
+            let allowed = "-1, or a number of bytes";
+            return Err(Error::invalid("memory_reservation", value, allowed));
         }
-        if let Some(limit) = self.pids_limit
-            && (limit == 0 || limit < -1)
-        {
-            return Err(invalid("pids_limit", limit, "-1 or at least 1"));
+        match (self.memory_limit, self.memory_swap_limit) {
+            (Some(limit), Some(both)) if both != -1 && (limit == -1 || both < limit) => {
+                let allowed = if limit == -1 {
+                    "-1 while memory_limit is -1".to_owned()
+                } else {
+                    format!("-1, or at least memory_limit ({limit} bytes)")
+                };
+                Err(Error::invalid("memory_swap_limit", both, allowed))
+            }
+            _ => Ok(()),
         }
-        for (field, list) in [
-            ("cpuset_cpus", &self.cpuset_cpus),
-            ("cpuset_mems", &self.cpuset_mems),
-        ] {
-            if !is_list(list) {
-                return Err(invalid(field, format!("{list:?}"), "a list such as 0-3,7"));
+    }
+
+    fn check_hugepages(&self) -> Result<(), Error> {
+        check_count("hugepages", self.hugepages.len())?;
+        for Hugepage { size, .. } in &self.hugepages {
+            let (digits, unit) = size.split_at(size.len().saturating_sub(2));
+            let number = digits.len() <= 4
+                && !digits.starts_with('0')
+                && !digits.is_empty()
+                && digits.bytes().all(|byte| byte.is_ascii_digit());
+            if !number || !matches!(unit, "KB" | "MB" | "GB") {
+                let allowed = "a size such as 2MB";
+                return Err(Error::invalid("hugepages", shorten(size), allowed));
             }
         }
-        for page in &self.hugepages {
-            let known = page.size.len() <= 8
-                && page.size.ends_with("B")
-                && page.size.bytes().all(|b| b.is_ascii_alphanumeric());
-            if !known {
-                return Err(invalid(
-                    "hugepage size",
-                    format!("{:?}", page.size),
-                    "such as 2MB",
-                ));
+        Ok(())
+    }
+
+    fn check_unified(&self) -> Result<(), Error> {
+        check_count("unified", self.unified.len())?;
+        for (key, value) in &self.unified {
+            // `cgroup.procs` would move processes, `cgroup.subtree_control` change others.
+            let plain = |byte: u8| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_')
+            };
+            // Huge page files have an upper-case unit in their names.
+            let huge =
+                |byte: u8| key.starts_with("hugetlb.") && matches!(byte, b'K' | b'M' | b'G' | b'B');
+            let parts = key.split('.').count() >= 2 && !key.split('.').any(str::is_empty);
+            let sound = parts && key.len() <= 64 && key.bytes().all(|b| plain(b) || huge(b));
+            if !sound || key.starts_with("cgroup.") {
+                let allowed = "controllers' files such as memory.high";
+                return Err(Error::invalid("unified", shorten(key), allowed));
             }
-        }
-        for (name, value) in &self.unified {
-            let plain = !name.is_empty()
-                && name.contains('.')
-                && !name.starts_with("cgroup.")
-                && name
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-                && !value.bytes().any(|b| b == 0);
-            if !plain {
-                return Err(invalid(
-                    "unified",
-                    format!("{name:?}"),
-                    "the name of a controller's file, such as memory.high",
+            let control = value.bytes().any(|byte| byte < b' ' && byte != b'\n');
+            if value.is_empty() || value.len() > MAX_VALUE || control {
+                let allowed = format!("1 to {MAX_VALUE} bytes without control characters");
+                return Err(Error::invalid(
+                    format!("unified.{key}"),
+                    shorten(value),
+                    allowed,
                 ));
             }
         }
@@ -139,119 +190,119 @@ impl Resources {
     }
 }
 
-fn invalid(field: &'static str, value: impl ToString, allowed: &'static str) -> Error {
-    Error::Invalid {
-        field,
-        value: value.to_string(),
-        allowed,
+fn check_count(field: &'static str, count: usize) -> Result<(), Error> {
+    if count > MAX_ENTRIES {
+        let allowed = format!("at most {MAX_ENTRIES} entries");
+        return Err(Error::invalid(field, format!("{count} entries"), allowed));
     }
+    Ok(())
 }
 
-/// Numbers and ranges, ascending within a range. Longer lists than any machine
-/// has CPUs are refused before the kernel has to parse them.
-fn is_list(list: &str) -> bool {
-    let number = |text: &str| {
-        text.parse::<u32>()
-            .ok()
-            .filter(|&n| n < 8192 && !text.starts_with('+'))
-    };
-    list.len() < 4096
-        && (list.is_empty()
-            || list.split(',').all(|part| match part.split_once('-') {
-                Some((from, to)) => match (number(from), number(to)) {
-                    (Some(from), Some(to)) => from <= to,
-                    _ => false,
-                },
-                None => number(part).is_some(),
-            }))
+fn shorten(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn bad_values_are_named_with_what_is_allowed() {
-        let base = Resources::default;
-        for (resources, field) in [
-            (
-                Resources {
-                    cpu_shares: Some(1),
-                    ..base()
-                },
-                "cpu_shares",
-            ),
-            (
-                Resources {
-                    cpu_period: Some(5),
-                    ..base()
-                },
-                "cpu_period",
-            ),
-            (
-                Resources {
-                    cpu_quota: Some(0),
-                    ..base()
-                },
-                "cpu_quota",
-            ),
-            (
-                Resources {
-                    memory_limit: Some(4096),
-                    ..base()
-                },
-                "memory_limit",
-            ),
-            (
-                Resources {
-                    pids_limit: Some(0),
-                    ..base()
-                },
-                "pids_limit",
-            ),
-            (
-                Resources {
-                    cpuset_cpus: "3-1".into(),
-                    ..base()
-                },
-                "cpuset_cpus",
-            ),
-            (
-                Resources {
-                    cpuset_mems: "0\n1".into(),
-                    ..base()
-                },
-                "cpuset_mems",
-            ),
-            (
-                Resources {
-                    memory_limit: Some(2 << 20),
-                    memory_swap_limit: Some(1 << 20),
-                    ..base()
-                },
-                "memory_swap_limit",
-            ),
-            (
-                Resources {
-                    unified: vec![("../x".into(), "1".into())],
-                    ..base()
-                },
-                "unified",
-            ),
-            (
-                Resources {
-                    unified: vec![("cgroup.procs".into(), "1".into())],
-                    ..base()
-                },
-                "unified",
-            ),
-        ] {
-            let error = resources.validate().unwrap_err().to_string();
-            assert!(error.starts_with(field), "{error}");
+    fn refused(change: impl FnOnce(&mut Resources)) -> String {
+        let mut resources = Resources::default();
+        change(&mut resources);
+        match resources.check(4, 1) {
+            Err(Error::Invalid { field, allowed, .. }) => {
+                assert!(!allowed.is_empty());
+                field.into_owned()
+            }
+            other => panic!("{resources:?} gave {other:?}"),
         }
-        assert!(base().validate().is_ok());
-        assert!(
-            is_list("0-3,7") && is_list("") && !is_list("a") && !is_list("+1") && !is_list("1,")
-        );
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_refused_by_name() {
+        for shares in [0, 1, 262_145, u64::MAX] {
+            assert_eq!(refused(|r| r.cpu_shares = Some(shares)), "cpu_shares");
+        }
+        for quota in [-2, 0, 1, 999, i64::MAX, i64::MIN] {
+            assert_eq!(refused(|r| r.cpu_quota = Some(quota)), "cpu_quota");
+        }
+        for period in [0, 999, 1_000_001, u64::MAX] {
+            assert_eq!(refused(|r| r.cpu_period = Some(period)), "cpu_period");
+        }
+        for memory in [0, 1, -2, i64::MIN, LEAST_MEMORY - 1] {
+            assert_eq!(refused(|r| r.memory_limit = Some(memory)), "memory_limit");
+            assert_eq!(
+                refused(|r| r.memory_swap_limit = Some(memory)),
+                "memory_swap_limit"
+            );
+        }
+        for pids in [0, -2, MOST_PIDS + 1, i64::MAX, i64::MIN] {
+            assert_eq!(refused(|r| r.pids_limit = Some(pids)), "pids_limit");
+        }
+        for list in [",", "4", "0-4294967295", "1-0", "0,,1"] {
+            assert_eq!(refused(|r| r.cpuset_cpus = list.to_owned()), "cpuset_cpus");
+        }
+        assert_eq!(refused(|r| r.cpuset_mems = "1".to_owned()), "cpuset_mems");
+    }
+
+    #[test]
+    fn memory_and_swap_together_are_no_less_than_memory() {
+        let set = |limit, both| {
+            move |r: &mut Resources| {
+                r.memory_limit = Some(limit);
+                r.memory_swap_limit = Some(both);
+            }
+        };
+        assert_eq!(refused(set(1 << 20, (1 << 20) - 1)), "memory_swap_limit");
+        assert_eq!(refused(set(-1, 1 << 20)), "memory_swap_limit");
+        let mut fine = Resources::default();
+        set(1 << 20, 1 << 20)(&mut fine);
+        assert!(fine.check(4, 1).is_ok());
+    }
+
+    #[test]
+    fn a_size_is_a_number_with_a_unit() {
+        for bad in [
+            "", "MB", "2", "2mb", "2 MB", "../2MB", "02MB", "99999MB", "ä",
+        ] {
+            let size = bad.to_owned();
+            let limit = Hugepage { size, limit: 0 };
+            assert_eq!(
+                refused(|r| r.hugepages = vec![limit]),
+                "hugepages",
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn unified_keys_name_controllers_files_only() {
+        for bad in [
+            "",
+            "memory",
+            "cgroup.procs",
+            "cgroup.subtree_control",
+            "../memory.max",
+            "memory.max/x",
+            "memory..max",
+            ".max",
+            "Memory.max",
+            "memory.max\0",
+        ] {
+            let entry = (bad.to_owned(), "1".to_owned());
+            assert_eq!(refused(|r| r.unified = vec![entry]), "unified", "{bad:?}");
+        }
+        let entry = ("memory.high".to_owned(), "1\0".to_owned());
+        assert_eq!(refused(|r| r.unified = vec![entry]), "unified.memory.high");
+        let mut fine = Resources::default();
+        for key in [
+            "memory.oom.group",
+            "io.max",
+            "hugetlb.2MB.max",
+            "cpu.uclamp.min",
+        ] {
+            fine.unified.push((key.to_owned(), "1".to_owned()));
+        }
+        assert!(fine.check(4, 1).is_ok());
     }
 }

@@ -1,1 +1,31 @@
-//! To be written.
+//! Images: references, registries, content, layers, archives and garbage.
+//!
+//! A [`Store`] is a directory. [`Store::pull`] turns a [`Reference`] into
+//! unpacked layers below it, [`Store::import`] does so from an archive, and
+//! [`Store::collect`] deletes what nobody uses. The records of which images
+//! exist under which names are the caller's.
+//!
+//! Everything that comes from a registry or an archive is hostile until it has
+//! passed through one of the types here.
+
+mod document;
+mod error;
+mod image;
+mod import;
+mod layer;
+mod name;
+mod pull;
+mod registry;
+mod store;
+mod tar;
+mod unpack;
+
+pub use document::{DocumentError, HistoryEntry, ImageConfig};
+pub use error::{Error, Kind};
+pub use image::StoredImage;
+pub use import::ArchiveError;
+pub use layer::{LayerError, Limits};
+pub use name::{Algorithm, Digest, DigestError, Platform, Reference, ReferenceError};
+pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest};
+pub use registry::{Auth, Registries, RegistryError};
+pub use store::{Freed, Hold, LiveSet, Settings, Store, Usage};
