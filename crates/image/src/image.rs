@@ -1,0 +1,158 @@
+//! An image that is complete in the store.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use berth_phase::{Phase, Tracker};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error,
+    document::ImageConfig,
+    layer::{LayerMeta, View, compose, needs_completion},
+    name::Digest,
+    store::{Hold, Inner, Work, chain_keys, layer_key},
+};
+
+/// What the store knows of an image; the caller keeps it as its record.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredImage {
+    /// Digest of the configuration: the image's id everywhere.
+    pub id: Digest,
+    /// Digest of the manifest.
+    pub manifest: Digest,
+    /// Digest of what the reference named: an index or the manifest itself.
+    pub named: Digest,
+    /// Layer directories relative to the store's root, uppermost first.
+    pub layers: Vec<String>,
+    /// Bytes of all compressed layers and the configuration.
+    pub size: u64,
+    /// What the image says about how it wants to be run.
+    pub config: ImageConfig,
+    /// All blobs that the record keeps alive.
+    pub blobs: Vec<Digest>,
+    #[serde(skip)]
+    hold: Option<Hold>,
+}
+
+impl StoredImage {
+    /// Lets [`Store::collect`](crate::Store::collect) judge this image by the records alone.
+    ///
+    /// Call it (or drop all clones) once the image is recorded; until then it is kept.
+    pub fn release(&mut self) {
+        self.hold = None;
+    }
+}
+
+/// The documents of an image, verified, and what is known from them.
+#[derive(Debug)]
+pub(crate) struct Documents {
+    pub(crate) config: (Digest, Vec<u8>),
+    pub(crate) manifest: (Digest, Vec<u8>),
+    /// Indexes on the way from the reference to the manifest, outermost first.
+    pub(crate) indexes: Vec<(Digest, Vec<u8>)>,
+    pub(crate) parsed: crate::document::Parsed,
+    /// Bytes of all compressed layers.
+    pub(crate) layers_size: u64,
+}
+
+impl Documents {
+    /// The names below the store's root that this image will have.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let diff_ids = &self.parsed.diff_ids;
+        let keys = diff_ids.iter().map(layer_key).chain(chain_keys(diff_ids));
+        let blobs = self
+            .blobs()
+            .map(|(digest, _)| crate::store::blob_name(digest));
+        keys.map(|key| format!("layers/{key}"))
+            .chain(blobs)
+            .collect()
+    }
+
+    fn blobs(&self) -> impl Iterator<Item = (&Digest, &Vec<u8>)> {
+        let own = [&self.config, &self.manifest];
+        own.into_iter()
+            .chain(&self.indexes)
+            .map(|(digest, bytes)| (digest, bytes))
+    }
+}
+
+/// Checks each layer against those below, completes it where needed, keeps the
+/// documents, and describes the image. Blocks.
+pub(crate) fn assemble(
+    store: &Arc<Inner>,
+    documents: Documents,
+    hold: Hold,
+    tracker: &Tracker,
+) -> Result<StoredImage, Error> {
+    tracker.enter(Phase::Verify, "chain")?;
+    let layers = stack(store, &documents.parsed.diff_ids)?;
+    tracker.enter(Phase::Publish, "documents")?;
+    let mut blobs = Vec::new();
+    for (digest, bytes) in documents.blobs() {
+        store.write_blob(digest, bytes)?;
+        blobs.push(digest.clone());
+    }
+    let size = documents
+        .layers_size
+        .saturating_add(documents.config.1.len() as u64);
+    let named = documents.indexes.first().unwrap_or(&documents.manifest);
+    Ok(StoredImage {
+        id: documents.config.0.clone(),
+        manifest: documents.manifest.0.clone(),
+        named: named.0.clone(),
+        layers,
+        size,
+        config: documents.parsed.config,
+        blobs,
+        hold: Some(hold),
+    })
+}
+
+/// The directories for `diff_ids` (lowest first), uppermost first.
+fn stack(store: &Arc<Inner>, diff_ids: &[Digest]) -> Result<Vec<String>, Error> {
+    let mut keys: Vec<String> = Vec::new();
+    for (diff_id, chain) in diff_ids.iter().zip(chain_keys(diff_ids)) {
+        let (key, meta) = match store.layer(&chain)? {
+            Some(meta) => (chain, meta),
+            None => complete(store, diff_id, chain, &keys)?,
+        };
+        if meta.root_opaque {
+            keys.clear();
+        }
+        keys.insert(0, key);
+    }
+    Ok(keys
+        .into_iter()
+        .map(|key| format!("layers/{key}"))
+        .collect())
+}
+
+fn complete(
+    store: &Arc<Inner>,
+    diff_id: &Digest,
+    chain: String,
+    below: &[String],
+) -> Result<(String, LayerMeta), Error> {
+    let key = layer_key(diff_id);
+    let missing = || Error::store("find", format!("layers/{key}"))(rustix::io::Errno::NOENT);
+    let meta = store.layer(&key)?.ok_or_else(missing)?;
+    let below = match meta.root_opaque {
+        true => &[],
+        false => below,
+    };
+    let fds: Result<Vec<OwnedFd>, Error> = below.iter().map(|key| store.open_layer(key)).collect();
+    let mut view = View::new(fds?);
+    let failed = |source| Error::Layer {
+        layer: diff_id.clone(),
+        source,
+    };
+    if !needs_completion(&meta, &mut view).map_err(failed)? {
+        return Ok((key, meta));
+    }
+    let work = Work::new(store)?;
+    let base = store.open_layer(&key)?;
+    use std::os::fd::AsFd as _;
+    let meta = compose(base.as_fd(), &meta, &mut view, work.fd()).map_err(failed)?;
+    store.publish_layer(&work, &chain, &meta)?;
+    Ok((chain, meta))
+}

@@ -1,0 +1,176 @@
+//! A client of the distribution API (OCI distribution specification).
+//!
+//! Credentials belong to one origin (scheme, host, port): they go there, to the
+//! token service of the same domain over TLS, and nowhere else.
+
+mod auth;
+mod http;
+mod origin;
+mod session;
+
+pub use auth::Auth;
+pub(crate) use http::Clients;
+pub use origin::Registries;
+pub(crate) use session::{Authorization, Session};
+
+use std::time::Duration;
+
+/// Between two chunks of an answer. Longer silences are a dead connection, not a slow one.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Why a registry did not give what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The name does not resolve.
+    #[error("registry host {host} is not known; check its spelling and the node's name servers")]
+    UnknownHost {
+        /// The host.
+        host: String,
+        /// What the resolver said.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// No connection, or one that broke.
+    #[error("cannot talk to {host}")]
+    Connection {
+        /// The host.
+        host: String,
+        /// What went wrong.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// Silence, or progress slower than any usable link.
+    #[error("{host} made no progress for {seconds} s while {what} was awaited")]
+    Stalled {
+        /// The host.
+        host: String,
+        /// What was awaited.
+        what: &'static str,
+        /// For how long.
+        seconds: u64,
+    },
+    /// The answer ended early.
+    #[error("{host} ended {what} after {got} of {size} bytes")]
+    Truncated {
+        /// The host.
+        host: String,
+        /// What it was.
+        what: String,
+        /// Bytes received.
+        got: u64,
+        /// Bytes promised.
+        size: u64,
+    },
+    /// More bytes than the manifest says.
+    #[error("{host} sends more than the {size} bytes that the manifest says {what} has")]
+    Longer {
+        /// The host.
+        host: String,
+        /// What it was.
+        what: String,
+        /// Bytes promised.
+        size: u64,
+    },
+    /// 401 with or after credentials, or where none were given.
+    #[error("{host} does not let {who} read {repository}: {hint}")]
+    Unauthorized {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// A user's name or "anonymous users".
+        who: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// 403.
+    #[error("{host} forbids reading {repository}")]
+    Forbidden {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+    },
+    /// 404.
+    #[error("{host} has no {what} in {repository}")]
+    NotFound {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// Which tag, manifest or blob.
+        what: String,
+    },
+    /// 429 for too long.
+    #[error("{host} limits the rate of pulls; try again later or log in")]
+    RateLimited {
+        /// The registry.
+        host: String,
+    },
+    /// Any other status.
+    #[error("{host} answered {status} for {what}")]
+    Status {
+        /// The host.
+        host: String,
+        /// The status code.
+        status: u16,
+        /// What was asked for.
+        what: String,
+    },
+    /// More bytes than a document or answer may have.
+    #[error("{host} sends more than {limit} bytes for {what}")]
+    TooLarge {
+        /// The host.
+        host: String,
+        /// What it was.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// A redirect or token service that must not be followed.
+    #[error("{host} {why}")]
+    Refused {
+        /// The host.
+        host: String,
+        /// What it did.
+        why: String,
+    },
+    /// The client itself cannot be set up.
+    #[error("cannot set up TLS: {why}")]
+    Setup {
+        /// What is missing.
+        why: String,
+    },
+    /// Content that is not what its digest says.
+    #[error("{host} sent {what} with digest {actual}, but {expected} was asked for")]
+    Digest {
+        /// The host.
+        host: String,
+        /// What it was.
+        what: String,
+        /// The digest of what came.
+        actual: String,
+        /// The one wanted.
+        expected: String,
+    },
+}
+
+impl RegistryError {
+    /// Whether the same request may succeed a little later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Connection { .. } | Self::Stalled { .. } | Self::Truncated { .. } => true,
+            Self::Status { status, .. } => *status >= 500,
+            Self::RateLimited { .. } => true,
+            Self::UnknownHost { .. }
+            | Self::Unauthorized { .. }
+            | Self::Forbidden { .. }
+            | Self::NotFound { .. }
+            | Self::TooLarge { .. }
+            | Self::Longer { .. }
+            | Self::Refused { .. }
+            | Self::Setup { .. }
+            | Self::Digest { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The directory that holds images.
+//!
+//! ```text
+//! blobs/<algorithm>/<hex>   indexes, manifests, configurations, byte for byte
+//! layers/<hex>/             a layer unpacked alone, named by its diffID
+//! layers/chain-<hex>/       one completed from the layers below, named by its chain
+//! layers/<name>.meta        what is known of a layer beside its files
+//! ingest/                   what is not complete; emptied when the store is opened
+//! ```
+//!
+//! Everything gets its final name by rename(2), after it was verified and
+//! synced, so a name means that the thing is whole. Layers of several images
+//! are shared; who uses what is the caller's record, see [`Store::collect`].
+
+mod blob;
+mod collect;
+mod hold;
+mod layers;
+mod usage;
+mod work;
+
+pub(crate) use blob::blob_name;
+pub use collect::{Freed, LiveSet};
+pub use hold::Hold;
+pub(crate) use hold::Pins;
+pub(crate) use layers::{chain_keys, layer_key};
+pub use usage::Usage;
+pub(crate) use work::Work;
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::{self, Mode, OFlags},
+    io::Errno,
+};
+
+use crate::{
+    Error, Limits,
+    layer::{open_beneath, read_names, remove_tree},
+    registry::{Clients, Registries},
+};
+
+/// How many layers are fetched and unpacked at once, over all pulls: enough to
+/// hide the registry's latency, few enough to leave other pods their disk.
+const LAYERS_AT_ONCE: usize = 4;
+
+/// What a store can be told when it is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How registries are reached.
+    pub registries: Registries,
+    /// What a layer may cost.
+    pub limits: Limits,
+}
+
+/// A directory of images; clones share it. One process at a time may have it open.
+#[derive(Clone, Debug)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) path: PathBuf,
+    pub(crate) blobs: OwnedFd,
+    pub(crate) layers: OwnedFd,
+    pub(crate) ingest: OwnedFd,
+    pub(crate) limits: Limits,
+    pub(crate) clients: Clients,
+    pub(crate) pins: Pins,
+    pub(crate) slots: tokio::sync::Semaphore,
+    /// One lock per layer being made, so that two pulls do not make it twice.
+    making: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    usage: Mutex<usage::Cache>,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if it is missing, with default settings.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        Self::open_with(root, Settings::default())
+    }
+
+    /// Opens the store at `root` and removes what a crash has left in `ingest`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn open_with(root: &Path, settings: Settings) -> Result<Self, Error> {
+        let shown = root.display().to_string();
+        std::fs::create_dir_all(root).map_err(Error::store_io("make the directory", &shown))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root_fd = fs::open(root, flags, Mode::empty()).map_err(Error::store("open", &shown))?;
+        let directory = |name: &str| {
+            // Layers hold set-id programs and secrets of images: nobody else may walk in.
+            match fs::mkdirat(&root_fd, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::store("make the directory", name)(errno)),
+            }
+            open_beneath(&root_fd, name.as_bytes(), flags).map_err(Error::store("open", name))
+        };
+        let blobs = directory("blobs")?;
+        for algorithm in ["sha256", "sha512"] {
+            directory(&format!("blobs/{algorithm}"))?;
+        }
+        let store = Self(Arc::new(Inner {
+            path: root.to_owned(),
+            blobs,
+            layers: directory("layers")?,
+            ingest: directory("ingest")?,
+            limits: settings.limits,
+            clients: Clients::new(settings.registries),
+            pins: Pins::default(),
+            slots: tokio::sync::Semaphore::new(LAYERS_AT_ONCE),
+            making: Mutex::default(),
+            usage: Mutex::default(),
+        }));
+        let ingest = &store.0.ingest;
+        for name in read_names(ingest).map_err(Error::store("list", "ingest"))? {
+            remove_tree(ingest, &name).map_err(Error::store("remove leftovers", "ingest"))?;
+        }
+        store.0.forget_orphaned_meta()?;
+        Ok(store)
+    }
+
+    /// The directory as it was given to [`Store::open`].
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl Inner {
+    /// The lock of whoever makes `key`.
+    pub(crate) fn maker(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.retain(|_, lock| Arc::strong_count(lock) > 1);
+        making.entry(key.to_owned()).or_default().clone()
+    }
+}

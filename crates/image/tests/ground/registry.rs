@@ -1,0 +1,232 @@
+//! A registry on the loopback address that answers as a test wants it.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use berth_image::Digest;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+use super::archive::Image;
+
+/// An answer, and how it is sent.
+#[derive(Clone, Default)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Bytes,
+    /// Break the connection after so many bytes of the body.
+    pub cut: Option<usize>,
+    /// Send the body in pieces of 16 KiB with this pause before each.
+    pub pause: Option<Duration>,
+    /// Never answer.
+    pub hang: bool,
+}
+
+impl Answer {
+    pub fn ok(body: impl Into<Bytes>) -> Self {
+        Self {
+            status: 200,
+            body: body.into(),
+            ..Self::default()
+        }
+    }
+
+    pub fn status(status: u16) -> Self {
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// What a request looked like.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub path: String,
+    pub headers: HashMap<String, String>,
+}
+
+/// A test's own answer for a request, or none for the usual one.
+pub type Rule = Box<dyn Fn(&Seen, usize) -> Option<Answer> + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    content: Mutex<HashMap<String, Answer>>,
+    seen: Mutex<Vec<Seen>>,
+    rules: Mutex<Vec<Rule>>,
+}
+
+#[derive(Clone)]
+pub struct Registry {
+    pub address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Registry {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let state = Arc::clone(&shared);
+                let service = service_fn(move |request| answer(Arc::clone(&state), request));
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub fn reference(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    pub fn set(&self, path: &str, answer: Answer) {
+        self.state
+            .content
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), answer);
+    }
+
+    /// `rule` is asked before the content; its second argument counts requests for that path.
+    pub fn rule(&self, rule: impl Fn(&Seen, usize) -> Option<Answer> + Send + Sync + 'static) {
+        self.state.rules.lock().unwrap().push(Box::new(rule));
+    }
+
+    pub fn clear_rules(&self) {
+        self.state.rules.lock().unwrap().clear();
+    }
+
+    pub fn blob(&self, repository: &str, bytes: &[u8]) {
+        let digest = Digest::of(bytes);
+        self.set(
+            &format!("/v2/{repository}/blobs/{digest}"),
+            Answer::ok(bytes.to_vec()),
+        );
+    }
+
+    pub fn manifest(&self, repository: &str, tag: &str, kind: &str, bytes: &[u8]) {
+        let answer = Answer::ok(bytes.to_vec()).header("content-type", kind);
+        for name in [tag.to_owned(), Digest::of(bytes).to_string()] {
+            self.set(
+                &format!("/v2/{repository}/manifests/{name}"),
+                answer.clone(),
+            );
+        }
+    }
+
+    pub fn image(&self, repository: &str, tag: &str, image: &Image) {
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        self.manifest(repository, tag, kind, &image.manifest);
+        self.blob(repository, &image.config);
+        for layer in &image.layers {
+            self.blob(repository, layer);
+        }
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().unwrap().clone()
+    }
+
+    pub fn forget(&self) {
+        self.state.seen.lock().unwrap().clear();
+    }
+}
+
+async fn answer(
+    state: Arc<State>,
+    request: Request<Incoming>,
+) -> Result<Response<BoxBody<Bytes, std::io::Error>>, Infallible> {
+    let path = request.uri().to_string();
+    let headers = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("").to_owned()))
+        .collect();
+    let seen = Seen {
+        path: path.clone(),
+        headers,
+    };
+    let count = {
+        let mut all = state.seen.lock().unwrap();
+        let count = all.iter().filter(|other| other.path == path).count();
+        all.push(seen.clone());
+        count
+    };
+    let ruled = state
+        .rules
+        .lock()
+        .unwrap()
+        .iter()
+        .find_map(|rule| rule(&seen, count));
+    let found = ruled.or_else(|| {
+        let bare = path.split('?').next().unwrap_or("");
+        state.content.lock().unwrap().get(bare).cloned()
+    });
+    let answer = found.unwrap_or_else(|| Answer::status(404));
+    if answer.hang {
+        std::future::pending::<()>().await;
+    }
+    let mut response = Response::builder().status(answer.status);
+    for (name, value) in &answer.headers {
+        response = response.header(name, value);
+    }
+    if !answer
+        .headers
+        .iter()
+        .any(|(name, _)| name == "content-length" || name == "transfer-encoding")
+    {
+        response = response.header("content-length", answer.body.len());
+    }
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let cut = answer.cut.unwrap_or(usize::MAX);
+        let mut sent = 0;
+        for piece in answer.body.chunks(16 << 10) {
+            if let Some(pause) = answer.pause {
+                tokio::time::sleep(pause).await;
+            }
+            let piece = &piece[..piece.len().min(cut - sent)];
+            sent += piece.len();
+            if sender
+                .send(Ok(Frame::data(Bytes::copy_from_slice(piece))))
+                .await
+                .is_err()
+            {
+                return;
+            }
+            if sent == cut {
+                let broken = std::io::Error::other("cut as the test wants it");
+                drop(sender.send(Err(broken)).await);
+                return;
+            }
+        }
+    });
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    Ok(response.body(StreamBody::new(stream).boxed()).unwrap())
+}
