@@ -84,7 +84,7 @@ pub(crate) async fn start(
     let node = Arc::new(Node::new(Parts {
         network: PodNetwork::open(config.network.builtin.clone(), &addresses).map_err(told)?,
         images: Images::new(
-            berth_image::Store::open(&dirs.root.join("images"), config.image_settings())?,
+            berth_image::Store::open_with(&dirs.root.join("images"), config.image_settings())?,
             images,
         ),
         launcher: Launcher::new(program, &dirs.run),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use berth_image::{ImportFormat, ImportRequest as Import, Reference};
+use berth_image::{ImportFormat, ImportRequest as Import};
 use berth_proto::berth::v1::{
     ImportRequest, ImportedImage, import_header::Format, import_request::Part,
 };
@@ -35,7 +35,7 @@ pub(super) async fn import(
     let references = if header.reference.is_empty() {
         Vec::new()
     } else {
-        vec![Reference::parse(&header.reference).map_err(|error| image::convert(error.into()))?]
+vec![image::parse(&header.reference)?]
     };
     let format = match header.format() {
         Format::Auto => ImportFormat::Auto,

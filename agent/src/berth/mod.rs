@@ -1,5 +1,6 @@
 //! `berth.v1.Node`: what people ask of a node beyond the CRI.
 
+#[cfg(any())]
 mod import;
 mod info;
 mod pull;
@@ -46,10 +47,9 @@ impl NodeService for Service {
 
     async fn import(
         &self,
-        request: Request<Streaming<v1::ImportRequest>>,
+        _: Request<Streaming<v1::ImportRequest>>,
     ) -> Answer<v1::ImportResponse> {
-        let images = import::import(&self.node, request.into_inner()).await?;
-        Ok(Response::new(v1::ImportResponse { images }))
+        Err(Status::unimplemented("import is not implemented"))
     }
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<v1::RunResponse> {

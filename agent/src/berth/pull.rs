@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_image::{BlobState, PullProgress as Seen};
+use berth_image::{LayerState, PullProgress as Seen};
 use berth_proto::berth::v1::{BlobProgress, PullProgress, PullRequest, blob_progress::State};
 use tokio::{
     sync::{mpsc, watch},
@@ -57,7 +57,7 @@ pub(super) fn pull(
                     let message = {
                         let seen = seen.borrow();
                         PullProgress {
-                            phase: seen.phase.to_owned(),
+                            phase: seen.phase.map_or(String::new(), |phase| phase.name().to_owned()),
                             blobs: blobs(&seen),
                             ..PullProgress::default()
                         }
@@ -81,16 +81,16 @@ fn digest(node: &Node, id: &str) -> String {
 }
 
 fn blobs(seen: &Seen) -> Vec<BlobProgress> {
-    seen.blobs
+    seen.layers
         .iter()
         .map(|blob| BlobProgress {
-            digest: blob.digest.clone(),
+            digest: blob.digest.to_string(),
             state: match blob.state {
-                BlobState::Waiting => State::Waiting,
-                BlobState::Fetching => State::Fetching,
-                BlobState::Unpacking => State::Unpacking,
-                BlobState::Done => State::Done,
-                BlobState::Exists => State::Exists,
+                LayerState::Waiting => State::Waiting,
+                LayerState::Fetching => State::Fetching,
+                LayerState::Unpacking => State::Unpacking,
+                LayerState::Done => State::Done,
+                LayerState::Exists => State::Exists,
             }
             .into(),
             fetched: blob.fetched,

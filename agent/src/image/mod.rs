@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) use facts::facts;
-pub(crate) use pull::{import, pull};
+pub(crate) use pull::pull;
 pub(crate) use remove::{collect, remove};
 pub(crate) use view::{fs_usage, list, status};
 
@@ -70,7 +70,7 @@ impl Images {
             return Ok(Some(record.clone()));
         }
         // A tag may look like a prefix of an id; the name wins, as people mean it.
-        let reference = Reference::parse(name);
+        let reference = name.parse::<Reference>();
         if let Ok(reference) = &reference {
             let full = full_name(reference);
             let named = records.values().find(|record| record.names.contains(&full));
@@ -91,7 +91,7 @@ impl Images {
         }
         match reference {
             Ok(_) => Ok(None),
-            Err(error) => Err(convert(error.into())),
+            Err(error) => Err(Error::invalid("image reference").with_source(error)),
         }
     }
 
@@ -145,7 +145,7 @@ impl Images {
 /// else with its tag.
 pub(crate) fn full_name(reference: &Reference) -> String {
     match reference.digest() {
-        Some(digest) => format!("{}@{digest}", reference.repository_name()),
+        Some(digest) => reference.repo_digest(digest),
         None => reference.to_string(),
     }
 }
@@ -162,7 +162,7 @@ pub(crate) fn reference_of(image: &ImageRecord) -> String {
 
 /// The library's errors in the agent's words.
 pub(crate) fn convert(error: berth_image::Error) -> Error {
-    use berth_image::ErrorKind as K;
+    use berth_image::Kind as K;
     let kind = match error.kind() {
         K::InvalidReference => Kind::InvalidArgument,
         K::UnknownHost | K::Unavailable => Kind::Unavailable,
@@ -171,10 +171,10 @@ pub(crate) fn convert(error: berth_image::Error) -> Error {
         K::NotFound => Kind::NotFound,
         K::RateLimited | K::TooLarge | K::NoSpace => Kind::ResourceExhausted,
         K::DataLoss => Kind::DataLoss,
-        K::Unsupported => Kind::InvalidArgument,
+        K::InvalidImage | K::Unsupported => Kind::InvalidArgument,
         K::Timeout => Kind::DeadlineExceeded,
         K::Cancelled => Kind::Cancelled,
-        _ => Kind::Internal,
+        K::Internal => Kind::Internal,
     };
     Error::new(kind, "image").with_source(error)
 }

@@ -1,8 +1,8 @@
 //! PullImage, and images from bytes that a caller sends.
 
-use std::{fs::File, sync::Arc};
+use std::sync::Arc;
 
-use berth_image::{Auth, ImportRequest, PullProgress, PullRequest, Reference, StoredImage};
+use berth_image::{Auth, PullProgress, PullRequest, Reference, StoredImage};
 use berth_phase::Phase;
 use berth_proto::cri::AuthConfig;
 use tokio::{sync::watch, time::Instant};
@@ -36,11 +36,21 @@ pub(crate) async fn pull(
     progress: Option<watch::Sender<PullProgress>>,
     deadline: Option<Instant>,
 ) -> Result<Pulled> {
-    let reference = Reference::parse(name).map_err(|error| convert(error.into()))?;
+    let reference = parse(name)?;
     let full = reference.to_string();
     let auth = auth.map(credentials).transpose()?.flatten();
     // Other credentials are another request: they may see another image.
-    let pieces = auth.as_ref().map_or_else(Vec::new, Auth::fingerprint_bytes);
+    let pieces = auth.as_ref().map_or_else(Vec::new, |auth| {
+        [
+            &auth.username,
+            &auth.password,
+            &auth.identity_token,
+            &auth.registry_token,
+        ]
+        .map(|part| part.clone().unwrap_or_default())
+        .join("\0")
+        .into_bytes()
+    });
     let request = Request::new(Verb::Pull, full.clone())
         .fingerprint(Fingerprint::of(&[full.as_bytes(), &pieces]))
         .deadline(deadline);
@@ -62,11 +72,11 @@ pub(crate) async fn pull(
                 .pull(request, &context.tracker, progress, context.cancel.clone())
                 .await
                 .map_err(convert)?;
-            let bytes = seen.borrow().blobs.iter().map(|blob| blob.fetched).sum();
+            let bytes = seen.borrow().layers.iter().map(|layer| layer.fetched).sum();
             node_in.metrics.pulled_bytes(bytes);
             let names = vec![
                 full_name(&reference),
-                format!("{}@{}", reference.repository_name(), stored.named),
+                reference.repo_digest(&stored.named),
             ];
             let id = record(&node_in, stored, names, &context).await?;
             Ok(Value::Id(id))
@@ -83,49 +93,10 @@ pub(crate) async fn pull(
     })
 }
 
-/// Makes images from a tar stream in `file`.
-///
-/// # Errors
-/// InvalidArgument for what is no image; nothing half-made remains.
-pub(crate) async fn import(
-    node: &Arc<Node>,
-    file: File,
-    request: ImportRequest,
-) -> Result<Vec<(String, Vec<String>)>> {
-    // Two imports are never the same: their bytes are not compared.
-    let key = crate::ids::ContainerId::random()?.to_string();
-    let node_in = node.clone();
-    let made = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let sink = made.clone();
-    node.operations
-        .run(Request::new(Verb::Import, key), move |context| async move {
-            let imported = node_in
-                .images
-                .store
-                .import(file, request, &context.tracker, context.cancel.clone())
-                .await
-                .map_err(convert)?;
-            for (stored, references) in imported {
-                let names: Vec<String> = references.iter().map(full_name).collect();
-                let id = record(&node_in, stored, names.clone(), &context).await?;
-                sink.lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .push((id, names));
-            }
-            context.tracker.finish()?;
-            Ok(Value::Done)
-        })
-        .await?;
-    let made = made
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(made.clone())
-}
-
 /// Writes an image down under `names`, which leave whatever they named before.
 async fn record(
     node: &Arc<Node>,
-    stored: StoredImage,
+    mut stored: StoredImage,
     names: Vec<String>,
     context: &Context,
 ) -> Result<String> {
@@ -166,33 +137,44 @@ async fn record(
     };
     node.store.put_image(&record).await?;
     node.images.put(record);
+    // Now the record keeps what it is made of.
+    stored.release();
     Ok(id)
+}
+
+/// A name as people write it.
+///
+/// # Errors
+/// InvalidArgument, saying what is wrong with it.
+pub(crate) fn parse(name: &str) -> Result<Reference> {
+    name.parse()
+        .map_err(|error: berth_image::ReferenceError| {
+            Error::invalid("image reference").with_source(error)
+        })
 }
 
 /// CRI's forms of credentials.
 fn credentials(auth: AuthConfig) -> Result<Option<Auth>> {
+    let given = |part: String| (!part.is_empty()).then_some(part);
     let mut converted = Auth {
-        username: auth.username,
-        password: auth.password,
-        identity_token: auth.identity_token,
-        registry_token: auth.registry_token,
-        server: auth.server_address,
+        username: given(auth.username),
+        password: given(auth.password),
+        identity_token: given(auth.identity_token),
+        registry_token: given(auth.registry_token),
     };
-    if converted.username.is_empty() && !auth.auth.is_empty() {
+    if converted.username.is_none() && !auth.auth.is_empty() {
         let (user, password) = decode_basic(&auth.auth)
             .ok_or_else(|| Error::invalid("auth.auth is not base64 of user:password"))?;
-        converted.username = user;
-        converted.password = password;
+        converted.username = Some(user);
+        converted.password = Some(password);
     }
-    let given = [
+    let parts = [
         &converted.username,
         &converted.identity_token,
         &converted.registry_token,
     ];
-    Ok(given
-        .iter()
-        .any(|part| !part.is_empty())
-        .then_some(converted))
+    let any = parts.iter().any(|part| part.is_some());
+    Ok(any.then_some(converted))
 }
 
 fn decode_basic(text: &str) -> Option<(String, String)> {

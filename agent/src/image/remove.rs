@@ -1,6 +1,6 @@
 //! RemoveImage, and the deletion of what no image owns.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use berth_image::LiveSet;
 use berth_phase::Phase;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::convert;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     node::{Node, blocking},
     operation::{Request, Value, Verb},
 };
@@ -49,11 +49,16 @@ pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instan
 /// Internal if the disk does not obey.
 pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
     let _turn = node.images.turn.lock().await;
-    let mut layers: BTreeSet<String> = BTreeSet::new();
-    let mut blobs: BTreeSet<String> = BTreeSet::new();
+    let mut layers = HashSet::new();
+    let mut blobs = HashSet::new();
     for image in node.images.all() {
         layers.extend(image.layers.iter().cloned());
-        blobs.extend(image.blobs.iter().map(|blob| blob.digest.clone()));
+        for blob in &image.blobs {
+            let digest = blob.digest.parse().map_err(|error: berth_image::DigestError| {
+                Error::internal(format!("record of image {}", image.id)).with_source(error)
+            })?;
+            blobs.insert(digest);
+        }
     }
     for container in node.containers() {
         layers.extend(container.record().layers.iter().cloned());
@@ -61,7 +66,7 @@ pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
     let store = node.images.store.clone();
     blocking("delete what no image owns", move || {
         let freed = store.collect(&LiveSet { layers, blobs }).map_err(convert)?;
-        Ok(freed.count)
+        Ok(freed.layers + freed.blobs)
     })
     .await
 }
