@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use berth_image::{ImportFormat, ImportRequest as Import};
+use berth_image::{ImportFormat, ImportOptions};
 use berth_proto::berth::v1::{
     ImportRequest, ImportedImage, import_header::Format, import_request::Part,
 };
@@ -32,10 +32,9 @@ pub(super) async fn import(
         Some(Part::Header(header)) => header,
         _ => return Err(Error::invalid("an import begins with its header")),
     };
-    let references = if header.reference.is_empty() {
-        Vec::new()
-    } else {
-vec![image::parse(&header.reference)?]
+    let reference = match header.reference.as_str() {
+        "" => None,
+        name => Some(image::parse(name)?),
     };
     let format = match header.format() {
         Format::Auto => ImportFormat::Auto,
@@ -60,12 +59,13 @@ vec![image::parse(&header.reference)?]
         file.write_all(&chunk).map_err(failed)?;
     }
     file.rewind().map_err(failed)?;
-    let request = Import {
+    let options = ImportOptions {
         format,
-        references,
-        config: header.config,
+        reference,
+        config: (!header.config.is_empty()).then_some(header.config),
+        platform: node.config.platform(),
     };
-    let images = image::import(node, file, request).await?;
+    let images = image::import(node, file, options).await?;
     Ok(images
         .into_iter()
         .map(|(image_id, references)| ImportedImage {

@@ -74,7 +74,7 @@ pub(super) fn operations(node: &Node) -> Vec<Operation> {
                 .unwrap_or_default(),
             started_at: at - nanos(operation.since.elapsed().unwrap_or_default()),
             in_phase: nanos(operation.in_phase),
-            waiters: u32::try_from(operation.waiters).unwrap_or(u32::MAX),
+            waiters: operation.waiters,
         })
         .collect()
 }

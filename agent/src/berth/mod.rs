@@ -1,6 +1,5 @@
 //! `berth.v1.Node`: what people ask of a node beyond the CRI.
 
-#[cfg(any())]
 mod import;
 mod info;
 mod pull;
@@ -47,9 +46,10 @@ impl NodeService for Service {
 
     async fn import(
         &self,
-        _: Request<Streaming<v1::ImportRequest>>,
+        request: Request<Streaming<v1::ImportRequest>>,
     ) -> Answer<v1::ImportResponse> {
-        Err(Status::unimplemented("import is not implemented"))
+        let images = import::import(&self.node, request.into_inner()).await?;
+        Ok(Response::new(v1::ImportResponse { images }))
     }
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<v1::RunResponse> {

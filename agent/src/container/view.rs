@@ -72,7 +72,6 @@ fn item(record: &ContainerRecord) -> Option<cri::Container> {
         created_at: record.created_at,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        ..cri::Container::default()
     })
 }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(crate) use facts::facts;
-pub(crate) use pull::pull;
+pub(crate) use pull::{import, parse, pull};
 pub(crate) use remove::{collect, remove};
 pub(crate) use view::{fs_usage, list, status};
 

@@ -1,8 +1,8 @@
 //! PullImage, and images from bytes that a caller sends.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
-use berth_image::{Auth, PullProgress, PullRequest, Reference, StoredImage};
+use berth_image::{Auth, ImportOptions, PullProgress, PullRequest, Reference, StoredImage};
 use berth_phase::Phase;
 use berth_proto::cri::AuthConfig;
 use tokio::{sync::watch, time::Instant};
@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{convert, full_name};
 use crate::{
     error::{Error, Result},
-    node::{Node, now},
+    node::{Node, blocking, now},
     operation::{Context, Fingerprint, Request, Value, Verb},
     store::{Blob, ImageRecord},
 };
@@ -74,10 +74,7 @@ pub(crate) async fn pull(
                 .map_err(convert)?;
             let bytes = seen.borrow().layers.iter().map(|layer| layer.fetched).sum();
             node_in.metrics.pulled_bytes(bytes);
-            let names = vec![
-                full_name(&reference),
-                reference.repo_digest(&stored.named),
-            ];
+            let names = vec![full_name(&reference), reference.repo_digest(&stored.named)];
             let id = record(&node_in, stored, names, &context).await?;
             Ok(Value::Id(id))
         })
@@ -91,6 +88,47 @@ pub(crate) async fn pull(
         id: outcome?.into_id()?,
         reference: full,
     })
+}
+
+/// Makes images from a tar stream in `file`.
+///
+/// # Errors
+/// InvalidArgument for what is no image; nothing half-made remains.
+pub(crate) async fn import(
+    node: &Arc<Node>,
+    file: File,
+    options: ImportOptions,
+) -> Result<Vec<(String, Vec<String>)>> {
+    // Two imports are never the same: their bytes are not compared.
+    let key = crate::ids::ContainerId::random()?.to_string();
+    let node_in = node.clone();
+    let made = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = made.clone();
+    node.operations
+        .run(Request::new(Verb::Import, key), move |context| async move {
+            let store = node_in.images.store.clone();
+            let (tracker, cancel) = (context.tracker.clone(), context.cancel.clone());
+            let imported = blocking("import an image", move || {
+                store
+                    .import(file, &options, &tracker, &cancel)
+                    .map_err(convert)
+            })
+            .await?;
+            for (stored, references) in imported {
+                let names: Vec<String> = references.iter().map(full_name).collect();
+                let id = record(&node_in, stored, names.clone(), &context).await?;
+                sink.lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .push((id, names));
+            }
+            context.tracker.finish()?;
+            Ok(Value::Done)
+        })
+        .await?;
+    let made = made
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(made.clone())
 }
 
 /// Writes an image down under `names`, which leave whatever they named before.
@@ -147,10 +185,9 @@ async fn record(
 /// # Errors
 /// InvalidArgument, saying what is wrong with it.
 pub(crate) fn parse(name: &str) -> Result<Reference> {
-    name.parse()
-        .map_err(|error: berth_image::ReferenceError| {
-            Error::invalid("image reference").with_source(error)
-        })
+    name.parse().map_err(|error: berth_image::ReferenceError| {
+        Error::invalid("image reference").with_source(error)
+    })
 }
 
 /// CRI's forms of credentials.

@@ -54,9 +54,12 @@ pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
     for image in node.images.all() {
         layers.extend(image.layers.iter().cloned());
         for blob in &image.blobs {
-            let digest = blob.digest.parse().map_err(|error: berth_image::DigestError| {
-                Error::internal(format!("record of image {}", image.id)).with_source(error)
-            })?;
+            let digest = blob
+                .digest
+                .parse()
+                .map_err(|error: berth_image::DigestError| {
+                    Error::internal(format!("record of image {}", image.id)).with_source(error)
+                })?;
             blobs.insert(digest);
         }
     }
