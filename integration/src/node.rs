@@ -129,13 +129,12 @@ impl Node {
     pub async fn launch(&mut self, environment: &[(&str, &str)]) -> Result<()> {
         self.spawn(environment)?;
         wait::until("the agent answers", READY, || async {
+            if let Some(status) = self.agent_state()? {
+                bail!("the agent ended: {status}");
+            }
             Ok(self.version().await.ok())
         })
-        .await
-        .map_err(|error| match self.agent_state() {
-            Ok(Some(status)) => anyhow::anyhow!("the agent ended: {status}"),
-            _ => error,
-        })?;
+        .await?;
         Ok(())
     }
 

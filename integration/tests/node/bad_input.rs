@@ -10,7 +10,7 @@ async fn references_that_cannot_be_are_refused_by_name() -> Result<()> {
     let node = Node::start().await?;
     for bad in [
         "",
-        "UPPER/case",
+        "lower/UPPER",
         "has space",
         "a:b:c/d e",
         "image@sha256:short",
@@ -20,7 +20,11 @@ async fn references_that_cannot_be_are_refused_by_name() -> Result<()> {
         "host/name:tag/with/slash:",
         "control\u{1b}[31m",
     ] {
-        let word = if bad.is_empty() { "empty" } else { "reference" };
+        let word = if bad.is_empty() {
+            "no image"
+        } else {
+            "reference"
+        };
         assert_refused(node.pull(bad).await, &[Code::InvalidArgument], &[word]);
     }
     let long = format!("host/{}", "a".repeat(100_000));
@@ -277,15 +281,12 @@ async fn a_name_in_use_is_refused_and_says_by_whom() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_cannot_be_started_twice_or_when_it_is_not_there() -> Result<()> {
+async fn a_container_is_started_once_and_never_again() -> Result<()> {
     let shell = Shell::start().await?;
     let node = &shell.node;
     let pod = shell.pod("start", OBEYS).await?;
-    assert_refused(
-        node.start_container(&pod.container).await,
-        &[Code::FailedPrecondition],
-        &["running"],
-    );
+    // The same request again: its first answer could have been lost.
+    node.start_container(&pod.container).await?;
     assert_refused(
         node.start_container(&"ef".repeat(32)).await,
         &[Code::NotFound],

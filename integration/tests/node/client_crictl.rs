@@ -101,7 +101,7 @@ async fn crictl_drives_a_pod_from_pull_to_removal() -> Result<()> {
         program,
     };
     assert_eq!(crictl.run(&["ps", "-q", "--no-trunc"])?, container);
-    crictl.run(&["stop", &container])?;
+    crictl.run(&["stop", "--timeout", "10", &container])?;
     let inspected = crictl.run(&["inspect", &container])?;
     let inspected: serde_json::Value = serde_json::from_str(&inspected)?;
     assert_eq!(inspected["status"]["exitCode"], json!(7));

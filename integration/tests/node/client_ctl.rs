@@ -54,7 +54,12 @@ async fn run_passes_output_and_exit_code_through() -> Result<()> {
     )?;
     assert_eq!((done.code, done.out.as_str()), (7, "out"), "{}", done.err);
     assert!(done.err.contains("err"), "{}", done.err);
-    assert_eq!(ok(&node, &["ps", "-a", "-q"])?, "", "--rm removes it");
+    berth_integration::wait::until_true(
+        "--rm removes it",
+        std::time::Duration::from_secs(5),
+        || Ok(ok(&node, &["ps", "-a", "-q"])?.is_empty() && ok(&node, &["pods", "-q"])?.is_empty()),
+    )
+    .await?;
     let missing = ctl(&node, &["run", "--rm", &image, "/no/such/program"])?;
     assert_eq!(missing.code, 127, "{}{}", missing.out, missing.err);
     let unknown = ctl(&node, &["run", "--rm", "no-such-image-here:1"])?;

@@ -11,6 +11,7 @@ use berth_integration::{
     pod,
     registry::Registry,
 };
+use berth_proto::cri;
 use tonic::Status;
 
 use crate::fixture::OBEYS;
@@ -32,6 +33,9 @@ struct Driver {
 struct Made {
     pod: String,
     container: String,
+    /// A start that fails after the program ran ends the program: what was
+    /// done is undone, and the container can only be removed.
+    start_failed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,11 +109,25 @@ impl Driver {
                 made.container = node.create(&made.pod, &container, &config).await?;
             }
             Call::Start => match node.start_container(&made.container).await {
-                // It had started before the agent died.
+                // It had started before the agent died, or was ended because the start failed.
                 Err(status) if status.code() == tonic::Code::FailedPrecondition => {}
-                other => other?,
+                Err(status) => {
+                    made.start_failed = true;
+                    return Err(status);
+                }
+                Ok(()) => {}
             },
-            Call::Exec => drop(node.exec_sync(&made.container, &["true"], 10).await?),
+            Call::Exec => match node.exec_sync(&made.container, &["true"], 10).await {
+                Err(status)
+                    if status.code() == tonic::Code::FailedPrecondition && made.start_failed =>
+                {
+                    let state = node.status(&made.container).await?.state();
+                    if state != cri::ContainerState::ContainerExited {
+                        return Err(status);
+                    }
+                }
+                other => drop(other?),
+            },
             Call::Stop => node.stop_container(&made.container, 5).await?,
             Call::Remove => node.remove_container(&made.container).await?,
             Call::StopPod => node.stop_pod(&made.pod).await?,

@@ -40,7 +40,8 @@ async fn a_pod_reaches_its_gateway_and_loopback_is_its_own() -> Result<()> {
     let port = shell.registry.address().port();
     let refused = format!("wget -T 3 -q -O - http://127.0.0.1:{port}/v2/ && exit 9; exit 0");
     node.sh(&pod.container, &refused).await?;
-    let script = "ping -c 1 -W 5 $(ip route show default | cut -d' ' -f3) >/dev/null && echo up";
+    let script =
+        "ping -c 1 -W 5 $(ip route show | awk '/^default/ { print $3 }') >/dev/null && echo up";
     assert_eq!(node.sh(&pod.container, script).await?, "up\n");
     shell.finish().await
 }
