@@ -24,15 +24,18 @@ registry_pid= agent_pid= follow_pid=
 socket=unix://$home/run/agent.sock
 image=127.0.0.1:5000/berth/count:1
 
+bold= plain=
+[ ! -t 1 ] || { bold=$(printf '\033[1m') plain=$(printf '\033[0m'); }
 step=0
 say() {
     step=$((step + 1))
-    printf '\n\033[1m%2d. %s\033[0m\n' "$step" "$*"
+    printf '\n%s%2d. %s%s\n' "$bold" "$step" "$*" "$plain"
 }
 note() { printf '    %s\n' "$*"; }
-indent() { sed 's/^/    /'; }
+# Unbuffered, since a followed log is shown through it.
+indent() { sed -u 's/^/    /'; }
 ctl() {
-    printf '    $ berthctl %s\n' "$*"
+    printf '    $ berthctl %s\n' "${shown:-$*}"
     "$bin/berthctl" -H "$socket" "$@" 2>&1 | indent
 }
 fail() {
@@ -112,38 +115,46 @@ container=$("$bin/berthctl" -H "$socket" ps -q --no-trunc)
 [ -n "$container" ] || fail "the container is not listed"
 ctl pods
 ctl ps
+# For the last step: what there is to be found, now.
+pod=$("$bin/berthctl" -H "$socket" pods -q --no-trunc)
+"$bin/berth-house" traces --home "$home" --mark "$mark" --mark "$container" --mark "$pod" >"$home/during"
+there=$(comm -13 <(sort "$home/before") <(sort "$home/during") | cut -f1 | sort | uniq -c |
+    awk '{ printf "%s%d %s", sep, $1, $2; sep = ", " }')
 
 say "Run a command inside"
-ctl exec count sh -c 'echo "I am $(hostname), pid $$ here, with this network:"; ip -4 -o addr show'
+inside='hostname; id; ip -4 addr show eth0 | grep inet'
+shown="exec count sh -c '$inside'" ctl exec count sh -c "$inside"
 
 say "Follow its log, live"
 log=$("$bin/berthctl" -H "$socket" inspect count | sed -n 's/.*"logPath": "\(.*\)".*/\1/p' | head -1)
 [ -f "$log" ] || fail "no log file: $log"
 printf '    $ berthctl logs -f --tail 2 count\n'
-"$bin/berthctl" -H "$socket" logs -f --tail 2 count > >(indent) 2>&1 &
+"$bin/berthctl" -H "$socket" logs -f --tail 2 count > >(tee "$home/followed" | indent) 2>&1 &
 follow_pid=$!
 sleep 1.2
-kill "$follow_pid" 2>/dev/null || fail "logs -f ended by itself"
-wait "$follow_pid" 2>/dev/null || true
-follow_pid=
+kill -0 "$follow_pid" 2>/dev/null || fail "logs -f ended by itself"
 
-say "kill -9 the agent: the container must not notice"
+say "kill -9 the agent, with the log still followed"
+program=$(pgrep -f '^/bin/sh /bin/count' | head -1)
 before=$(last_count)
-shim_and_init=$(pgrep -f '^/bin/sh /bin/count' | head -1)
 kill -9 "$agent_pid"
 wait "$agent_pid" 2>/dev/null || true
-note "agent $agent_pid is dead at count $before"
+note "-- agent $agent_pid is dead; the container is not"
 sleep 1
 during=$(last_count)
 [ "$during" -gt "$before" ] || fail "the log stood still while no agent ran"
-note "one second without an agent: the log went on to count $during"
+note "-- one second without an agent; the log went on from count $before to $during"
 start_agent
-note "a new agent is up, pid $agent_pid"
+note "-- a new agent is up, pid $agent_pid"
+sleep 0.7
+kill "$follow_pid" 2>/dev/null || fail "logs -f ended when the agent did"
+wait "$follow_pid" 2>/dev/null || true
+follow_pid=
+[ "$(tail -n 1 "$home/followed" | cut -d' ' -f2)" -gt "$during" ] || fail "logs -f stood still"
 ctl ps
-[ "$(pgrep -f '^/bin/sh /bin/count' | head -1)" = "$shim_and_init" ] || fail "another process runs now"
+[ "$(pgrep -f '^/bin/sh /bin/count' | head -1)" = "$program" ] || fail "another process runs now"
 sed -n 's/.* stdout F count //p' "$log" | awk '$1 != NR { exit 1 }' || fail "a log line is missing"
-note "the same process, and a log without a gap"
-ctl logs --tail 2 count
+note "the same process (pid $program), and a log without a gap"
 
 say "Stop it: SIGTERM, and the exit code that the program chose"
 ctl stop count
@@ -154,7 +165,6 @@ code=$("$bin/berthctl" -H "$socket" inspect count | sed -n 's/.*"exitCode": \([0
 note "exit code $code"
 
 say "Remove all of it and stop the agent"
-pod=$("$bin/berthctl" -H "$socket" pods -q --no-trunc)
 ctl stopp "$pod"
 ctl rmp "$pod"
 ctl rmi "$image"
@@ -166,11 +176,11 @@ wait "$registry_pid" 2>/dev/null || true
 registry_pid=
 
 say "Look for what stayed behind: mounts, processes, control groups, links, rules, files"
-short=${container:0:12}
 if ! left=$("$bin/berth-house" compare --home "$home" --before "$home/before" \
     --mark "$mark" --mark "$container" --mark "$pod"); then
     printf '%s\n' "$left" | indent
     fail "this stayed behind"
 fi
-note "nothing, of node $mark and of container $short"
+note "while the container ran: $there"
+note "now: nothing"
 awk -v from="$began" -v to="$(date +%s.%N)" 'BEGIN { printf "\nDone in %.1f seconds.\n", to - from }'

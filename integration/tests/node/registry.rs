@@ -121,8 +121,13 @@ async fn bytes_that_are_not_the_ones_named_are_never_kept() -> Result<()> {
     ] {
         let before = bench.objects()?;
         let told = format!("{act:?} of {part}");
+        // Of a connection that breaks off, only the host can be blamed.
+        let word = match act {
+            Act::Truncate(_) => "127.0.0.1",
+            _ => "sha256:",
+        };
         bench.registry.rule(Rule::on(part, act));
-        bench.refuses(&wrong, &["sha256:"]).await?;
+        bench.refuses(&wrong, &[word]).await?;
         assert!(bench.objects()? <= before + 1, "{told}: something was kept");
     }
     bench.finish().await
@@ -325,17 +330,17 @@ async fn a_nonsensical_image_is_refused_with_the_reason() -> Result<()> {
     let reference = bench.registry.add("test/nonsense", "garbage", &garbage);
     assert!(bench.node.pull(&reference).await.is_err());
 
-    for (tag, bytes) in [
-        ("empty", &b""[..]),
-        ("no-json", b"{\"schemaVersion\":"),
-        ("deep", "[".repeat(100_000).as_bytes()),
-        ("other", br#"{"schemaVersion":1,"name":"old"}"#),
+    for (tag, word, bytes) in [
+        ("empty", "manifest", &b""[..]),
+        ("no-json", "manifest", b"{\"schemaVersion\":"),
+        ("deep", "manifest", "[".repeat(100_000).as_bytes()),
+        ("other", "schema 1", br#"{"schemaVersion":1,"name":"old"}"#),
     ] {
         bench
             .registry
             .add_manifest("test/manifest", tag, image::MANIFEST, bytes);
         let reference = format!("{}/test/manifest:{tag}", bench.registry.address());
-        assert_refused(bench.node.pull(&reference).await, &invalid, &["manifest"]);
+        assert_refused(bench.node.pull(&reference).await, &invalid, &[word]);
     }
     assert!(bench.node.list_images().await?.is_empty());
     bench.finish().await
