@@ -186,11 +186,15 @@ impl Container {
         if live.execs.iter().any(|running| running.id == exec.exec_id) {
             return Err(invalid(format!("exec {} exists already", exec.exec_id)));
         }
-        let join = live
-            .group
-            .exec_join_files(&exec.exec_id)
-            .step("cgroup", || "opening the container's groups".to_owned())?;
-        let started = exec::start(exec, &live.seccomp, &live.init.pidfd, join, &mut slots);
+        let opening = || "opening the container's groups".to_owned();
+        let groups = exec::Groups {
+            own: live
+                .group
+                .exec_group(&exec.exec_id)
+                .step("cgroup", opening)?,
+            tasks: live.group.tasks_files().step("cgroup", opening)?,
+        };
+        let started = exec::start(exec, &live.seccomp, &live.init.pidfd, groups, &mut slots);
         match started {
             Ok(started) => {
                 let pid = started.pid;

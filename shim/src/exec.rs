@@ -11,6 +11,7 @@ use std::{
     path::Path,
 };
 
+use berth_cgroup::ExecGroup;
 use berth_proto::shim::{Exec, Failure, ProcessPlan};
 use berth_sys::{
     clone::{self, Request, Side},
@@ -46,13 +47,21 @@ pub(crate) struct Started {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// Starts the process of `exec` in the container of `init`. `join` are the files
-/// through which it enters its groups.
+/// Where an exec'd process belongs.
+pub(crate) struct Groups {
+    /// A v2 group of its own, in which it is born: entering one through
+    /// `cgroup.procs` would wait for a grace period (10 ms).
+    pub(crate) own: Option<ExecGroup>,
+    /// The `tasks` files of the container's v1 groups.
+    pub(crate) tasks: Vec<OwnedFd>,
+}
+
+/// Starts the process of `exec` in the container of `init`.
 pub(crate) fn start(
     exec: &Exec,
     seccomp: &[u8],
     init: &OwnedFd,
-    join: Vec<OwnedFd>,
+    groups: Groups,
     slots: &mut Slots,
 ) -> Result<Started, Failure> {
     let plan = exec
@@ -77,11 +86,24 @@ pub(crate) fn start(
     process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
     // SAFETY: the line above proved that there is one thread.
     #[allow(unsafe_code, reason = "cloning is what this file is for")]
-    let side = unsafe { clone::clone3(Request::default()) };
+    let side = unsafe {
+        clone::clone3(Request {
+            flags: 0,
+            cgroup: groups.own.as_ref().map(|group| group.fd().as_fd()),
+        })
+    };
     match side.step("clone", || "cloning for an exec".to_owned())? {
         Side::Child => {
             drop(ours);
-            let failure = enter_and_clone(plan, seccomp, &program, init, join, &inside, &theirs);
+            let failure = enter_and_clone(
+                plan,
+                seccomp,
+                &program,
+                init,
+                groups.tasks,
+                &inside,
+                &theirs,
+            );
             child::give_up(&theirs, &failure)
         }
         Side::Parent { pidfd: first, .. } => {
@@ -150,12 +172,12 @@ fn enter_and_clone(
     seccomp: &[u8],
     program: &Program,
     init: &OwnedFd,
-    join: Vec<OwnedFd>,
+    tasks: Vec<OwnedFd>,
     inside: &Inside,
     handshake: &OwnedFd,
 ) -> Failure {
     let entered = (|| -> Result<Side, Failure> {
-        for file in join {
+        for file in tasks {
             init::join::move_self(file)
                 .step("cgroup", || "entering the container's groups".to_owned())?;
         }

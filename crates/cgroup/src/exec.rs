@@ -125,22 +125,17 @@ impl Group {
         Ok(Some(group))
     }
 
-    /// Files through which the process of `exec_id` enters by writing "0": v1
-    /// `tasks` and the `cgroup.procs` of its exec group, where there is one.
+    /// The `tasks` files of the v1 hierarchies, through which a freshly cloned
+    /// process enters by writing "0".
     ///
     /// # Errors
-    /// As [`Group::exec_group`]; ENOENT if the container's group is gone.
-    pub fn exec_join_files(&self, exec_id: &str) -> io::Result<Vec<OwnedFd>> {
-        let exec = self.exec_group(exec_id)?;
-        let mut files = Vec::with_capacity(self.dirs.len());
-        for dir in &self.dirs {
-            files.push(match &exec {
-                Some(exec) if dir.v2 => exec.join_file()?,
-                None if dir.v2 => file::open(&dir.fd, "cgroup.procs", OFlag::O_WRONLY)?,
-                _ => file::open(&dir.fd, "tasks", OFlag::O_WRONLY)?,
-            });
-        }
-        Ok(files)
+    /// ENOENT if the container's group is gone.
+    pub fn tasks_files(&self) -> io::Result<Vec<OwnedFd>> {
+        self.dirs
+            .iter()
+            .filter(|dir| !dir.v2)
+            .map(|dir| file::open(&dir.fd, "tasks", OFlag::O_WRONLY))
+            .collect()
     }
 
     /// Kills exec `exec_id` with all that it started, without waiting. Without an

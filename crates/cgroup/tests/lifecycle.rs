@@ -294,7 +294,13 @@ fn last_dir(group: &Group) -> Dir {
 
 fn exec(group: &Group, id: &str, script: &str) -> Shell {
     use std::os::fd::AsRawFd as _;
-    let files = group.exec_join_files(id).unwrap();
+    let mut files = group.tasks_files().unwrap();
+    files.extend(
+        group
+            .exec_group(id)
+            .unwrap()
+            .map(|own| own.join_file().unwrap()),
+    );
     let own = std::process::id();
     let names: Vec<_> = files
         .iter()
