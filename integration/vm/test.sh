@@ -38,7 +38,7 @@ CONF
 fi
 
 test=$(cargo test --locked -p berth-integration --test node --no-run --message-format=json 2>/dev/null |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    sed -n 's|.*"executable":"\([^"]*/deps/node-[^"]*\)".*|\1|p' | tail -1)
 [ -x "$test" ] || { echo "error: the tests do not build" >&2; exit 1; }
 
 exec "$here/vmrun" --cgroup v2 --timeout 1800 -- \

@@ -37,15 +37,21 @@ pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
     Ok(mount)
 }
 
-/// A directory of the tree as the root. The kernel clones only what is mounted in
-/// this namespace, so the tree is attached first; the pivot takes it off again.
+/// A directory of the tree as the root.
 fn bind(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
+    stage(tree)?;
+    let directory = below(tree, path)?;
     let what = || format!("cloning the tree at {path:?}");
+    mount::clone_tree(&directory, c"", true).step("rootfs", what)
+}
+
+/// Attaches the tree; the pivot takes it off again. The kernel clones only what is
+/// mounted in this namespace, and before Linux 6.15 overlay clones its layers like that.
+fn stage(tree: BorrowedFd<'_>) -> Result<(), Failure> {
+    let what = || "attaching the tree of the layers".to_owned();
     mount::set_attributes(tree, 0, 0, libc::MS_PRIVATE, true).step("rootfs", what)?;
     let staging = std::fs::File::open(STAGING).step("rootfs", || STAGING.to_owned())?;
-    mount::attach(tree, &staging).step("rootfs", what)?;
-    let directory = below(tree, path)?;
-    mount::clone_tree(&directory, c"", true).step("rootfs", what)
+    mount::attach(tree, &staging).step("rootfs", what)
 }
 
 fn below(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
@@ -55,6 +61,7 @@ fn below(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
 }
 
 fn overlay(root: &RootPlan, tree: BorrowedFd<'_>, writable: bool) -> Result<OwnedFd, Failure> {
+    stage(tree)?;
     let layers = root
         .layers
         .iter()
@@ -65,14 +72,15 @@ fn overlay(root: &RootPlan, tree: BorrowedFd<'_>, writable: bool) -> Result<Owne
         let said = context.complaint();
         system("rootfs", format!("overlay: {said}"), &error)
     };
-    for layer in &layers {
-        lower(&context, layer.as_fd()).map_err(describe)?;
-    }
+    lower(&context, &layers).map_err(describe)?;
+    // Open until the mount is made: that is when old kernels resolve the names.
+    let mut directories = Vec::new();
     if writable {
-        let upper = below(tree, &root.upper)?;
-        let work = below(tree, &root.work)?;
-        set_directory(&context, "upperdir", upper.as_fd()).map_err(describe)?;
-        set_directory(&context, "workdir", work.as_fd()).map_err(describe)?;
+        for (key, path) in [("upperdir", &root.upper), ("workdir", &root.work)] {
+            let directory = below(tree, path)?;
+            set_directory(&context, key, directory.as_fd()).map_err(describe)?;
+            directories.push(directory);
+        }
         if root.volatile {
             context.flag("volatile").map_err(describe)?;
         }
@@ -80,18 +88,42 @@ fn overlay(root: &RootPlan, tree: BorrowedFd<'_>, writable: bool) -> Result<Owne
     context.mount(0).map_err(describe)
 }
 
-fn lower(context: &FsContext, layer: BorrowedFd<'_>) -> io::Result<()> {
-    set_directory(context, "lowerdir+", layer)
+/// One by one from Linux 6.5 on. Before, overlay takes all layers in one value
+/// of at most 255 bytes: below /proc/self/fd the names of descriptors are short.
+fn lower(context: &FsContext, layers: &[OwnedFd]) -> io::Result<()> {
+    for layer in layers {
+        match context.descriptor("lowerdir+", layer.as_fd()) {
+            // What a file system says that does not know this interface at all.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                let names: Vec<_> = layers.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+                // The pivot sets the working directory again.
+                std::env::set_current_dir("/proc/self/fd")?;
+                return context.string("lowerdir", &names.join(":"));
+            }
+            taken => by_name(taken, context, "lowerdir+", layer.as_fd())?,
+        }
+    }
+    Ok(())
+}
+
+fn set_directory(context: &FsContext, key: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
+    by_name(context.descriptor(key, dir), context, key, dir)
 }
 
 /// By descriptor from Linux 6.13 on; before, overlay takes names only, and the
 /// name of a descriptor below /proc/self/fd leads to the very same directory.
-fn set_directory(context: &FsContext, key: &str, dir: BorrowedFd<'_>) -> io::Result<()> {
-    match context.descriptor(key, dir) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+/// EBADF comes from kernels that refuse O_PATH here before they ask overlay.
+fn by_name(
+    taken: io::Result<()>,
+    context: &FsContext,
+    key: &str,
+    dir: BorrowedFd<'_>,
+) -> io::Result<()> {
+    match taken.as_ref().map_err(io::Error::raw_os_error) {
+        Err(Some(libc::EINVAL | libc::EBADF | libc::EOPNOTSUPP)) => {
             context.string(key, &format!("/proc/self/fd/{}", dir.as_raw_fd()))
         }
-        other => other,
+        _ => taken,
     }
 }
 
