@@ -2,10 +2,10 @@
 //! libraries that act on the node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -44,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) facts: Facts,
     /// Compiled seccomp filters.
     pub(crate) filters: FilterCache,
+    /// Objects whose makers may never have got the answer, since the agent died.
+    lost_replies: Mutex<BTreeSet<String>>,
     sandboxes: RwLock<BTreeMap<SandboxId, Arc<Sandbox>>>,
     containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
 }
@@ -138,9 +140,29 @@ impl Node {
             observer: parts.observer,
             facts: parts.facts,
             filters: FilterCache::default(),
+            lost_replies: Mutex::default(),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
         }
+    }
+
+    /// The same request for `id` may come once more: whoever sent it may not know
+    /// that it was carried out.
+    pub(crate) fn reply_may_be_lost(&self, id: &str) {
+        let mut lost = self
+            .lost_replies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lost.insert(id.to_owned());
+    }
+
+    /// Whether the answer about `id` may be given once more; only the first call says so.
+    pub(crate) fn take_lost_reply(&self, id: &str) -> bool {
+        let mut lost = self
+            .lost_replies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lost.remove(id)
     }
 
     // The maps are only ever changed whole entries at a time, so a panic in

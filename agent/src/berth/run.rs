@@ -86,7 +86,6 @@ pub(super) async fn run(
                 let (node, id) = (node.clone(), id.clone());
                 tokio::spawn(async move { remove_unasked(&node, &id).await });
             }
-            context.tracker.finish()?;
             Ok(Value::Id(format!("{pod_id} {id}")))
         })
         .await?;

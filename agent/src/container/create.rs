@@ -149,6 +149,13 @@ async fn build(
             let record = container.record();
             !record.removing && name_of(&record.config) == name_of(&config)
         });
+    if let Some(taken) = &taken
+        && matches!(taken.record().state, State::Created { .. })
+        && taken.record().config == config
+        && node.take_lost_reply(taken.id.as_str())
+    {
+        return Ok(Value::Id(taken.id.to_string()));
+    }
     if let Some(taken) = taken {
         return Err(Error::already_exists(format!(
             "container {} of pod sandbox {} has the name {} already",
@@ -283,7 +290,6 @@ async fn build(
     let live = Live::new(shim, Some(created.pidfd), exec_from);
     container.set_live(Some(live.clone()));
     watch::spawn(node.clone(), container.clone(), live, events);
-    context.tracker.finish()?;
     tracing::info!(container = %id, pod = %sandbox.id, "container is created");
     Ok(Value::Id(id.to_string()))
 }

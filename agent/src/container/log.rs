@@ -47,7 +47,6 @@ pub(crate) async fn reopen_log(
                 std::fs::remove_file(&path).ok();
             }
             reopened?;
-            context.tracker.finish()?;
             Ok(Value::Done)
         })
         .await

@@ -140,6 +140,9 @@ async fn reconnect(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         started_at: (state.started_at != 0).then_some(state.started_at),
     };
     container.apply(node, seen).await?;
+    if state.started_at == 0 {
+        node.reply_may_be_lost(container.id.as_str());
+    }
     let process = std::fs::read(dir.join(files::PROCESS))
         .ok()
         .and_then(|bytes| ProcessPlan::decode(bytes.as_slice()).ok())

@@ -8,6 +8,7 @@ use super::{Container, files, stop_now};
 use crate::{
     error::{Kind, Result},
     ids::ContainerId,
+    image,
     node::{Node, blocking},
     operation::{Request, Value, Verb},
     store::{Change, ContainerRecord, Effect},
@@ -48,7 +49,7 @@ pub(crate) async fn remove(
             tear_down(&node, &container).await?;
             context.enter(Phase::Record, "gone")?;
             forget(&node, &container.id).await?;
-            context.tracker.finish()?;
+            image::collect_after(&node, &container.record().image_id).await;
             Ok(Value::Done)
         })
         .await
@@ -63,6 +64,8 @@ pub(super) async fn tear_down(node: &Arc<Node>, container: &Container) -> Result
     let shim = node.dirs.shim(&container.id);
     let own = node.dirs.container(&container.id);
     blocking("tear a container down", move || {
+        // Usually nobody is left in it.
+        crate::cgroup::kill(&layout, &group, CGROUP_LIMIT)?;
         crate::cgroup::remove(&layout, &group, CGROUP_LIMIT)?;
         for entry in effects {
             if let Effect::CreatedCgroupAncestor { path } = entry.effect {

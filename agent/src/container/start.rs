@@ -61,7 +61,20 @@ pub(crate) async fn start(
                             applied?;
                         }
                     }
-                    context.tracker.finish()?;
+                    Ok(Value::Done)
+                }
+                // It runs: an earlier call let it go, and its record was never written.
+                Err(error) if error.is_state() => {
+                    let state = live
+                        .shim
+                        .state()
+                        .await
+                        .map_err(convert("ask the container's shim"))?;
+                    if state.started_at == 0 {
+                        return Err(convert("start the container")(error));
+                    }
+                    let at = state.started_at;
+                    container.apply(&node, Event::Started { at }).await?;
                     Ok(Value::Done)
                 }
                 Err(error) => {

@@ -43,7 +43,6 @@ pub(crate) async fn stop(
         .run(request, move |context| async move {
             context.enter(Phase::Signal, "")?;
             stop_now(&node_in, &container, grace).await?;
-            context.tracker.finish()?;
             Ok(Value::Done)
         })
         .await

@@ -12,7 +12,7 @@ mod view;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
 };
 
 use berth_image::Reference;
@@ -25,7 +25,7 @@ use crate::{
 
 pub(crate) use facts::facts;
 pub(crate) use pull::{import, parse, pull};
-pub(crate) use remove::{collect, remove};
+pub(crate) use remove::{collect, collect_after, remove};
 pub(crate) use view::{fs_usage, list, status};
 
 /// The images of this node.
@@ -35,6 +35,8 @@ pub(crate) struct Images {
     records: RwLock<BTreeMap<String, Arc<ImageRecord>>>,
     /// Held while records change together with what they own.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Something may lie in the store that nobody owns.
+    pub(crate) garbage: AtomicBool,
 }
 
 impl Images {
@@ -49,6 +51,7 @@ impl Images {
                     .collect(),
             ),
             turn: tokio::sync::Mutex::new(()),
+            garbage: AtomicBool::new(true),
         }
     }
 

@@ -121,7 +121,6 @@ pub(crate) async fn import(
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
                     .push((id, names));
             }
-            context.tracker.finish()?;
             Ok(Value::Done)
         })
         .await?;

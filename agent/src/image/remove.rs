@@ -1,6 +1,9 @@
 //! RemoveImage, and the deletion of what no image owns.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 use berth_image::LiveSet;
 use berth_phase::Phase;
@@ -20,6 +23,10 @@ use crate::{
 /// InvalidArgument for what is no name of an image.
 pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instant>) -> Result<()> {
     let Some(image) = node.images.find(name)? else {
+        // An earlier call may have come no further than its record.
+        if node.images.garbage.load(Ordering::Acquire) {
+            collect(node).await?;
+        }
         return Ok(());
     };
     let request = Request::new(Verb::RemoveImage, image.id.clone()).deadline(deadline);
@@ -30,12 +37,12 @@ pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instan
             context.enter(Phase::Record, "")?;
             {
                 let _turn = node.images.turn.lock().await;
+                node.images.garbage.store(true, Ordering::Release);
                 node.store.delete_image(&image.id).await?;
                 node.images.drop_image(&image.id);
             }
             context.enter(Phase::Delete, "")?;
             collect(&node).await?;
-            context.tracker.finish()?;
             Ok(Value::Done)
         })
         .await
@@ -67,9 +74,24 @@ pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
         layers.extend(container.record().layers.iter().cloned());
     }
     let store = node.images.store.clone();
-    blocking("delete what no image owns", move || {
+    let freed = blocking("delete what no image owns", move || {
         let freed = store.collect(&LiveSet { layers, blobs }).map_err(convert)?;
         Ok(freed.layers + freed.blobs)
     })
-    .await
+    .await?;
+    node.images.garbage.store(false, Ordering::Release);
+    Ok(freed)
+}
+
+/// After the end of a container: its image may have been removed before it.
+pub(crate) async fn collect_after(node: &Arc<Node>, image_id: &str) {
+    if node.images.all().iter().any(|image| image.id == image_id) {
+        return;
+    }
+    if let Err(error) = collect(node).await {
+        tracing::warn!(
+            error = error.sentence(),
+            "layers of a removed image could not be deleted"
+        );
+    }
 }

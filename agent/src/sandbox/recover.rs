@@ -65,7 +65,12 @@ pub(crate) async fn settle(
                 };
                 match why {
                     Some(why) => sandbox.apply(node, Event::Lost { at: now(), why }).await,
-                    None => Ok(()),
+                    None => {
+                        if node.containers_of(&sandbox.id).is_empty() {
+                            node.reply_may_be_lost(sandbox.id.as_str());
+                        }
+                        Ok(())
+                    }
                 }
             }
             State::NotReady { .. } => Ok(()),

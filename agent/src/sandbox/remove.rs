@@ -52,7 +52,6 @@ pub(crate) async fn remove(
             }
             context.enter(Phase::Record, "gone")?;
             forget(&node, &sandbox.id).await?;
-            context.tracker.finish()?;
             tracing::info!(pod = %sandbox.id, "pod sandbox is removed");
             Ok(Value::Done)
         })

@@ -238,6 +238,12 @@ async fn build(node: &Arc<Node>, plan: Plan, context: &Context) -> Result<Value>
         let record = sandbox.record();
         !record.removing && name_of(&record.config) == plan.name()
     });
+    if let Some(taken) = &taken
+        && is_same(&taken.record(), &plan)
+        && node.take_lost_reply(taken.id.as_str())
+    {
+        return Ok(Value::Id(taken.id.to_string()));
+    }
     if let Some(taken) = taken {
         return Err(Error::already_exists(format!(
             "pod sandbox {} has the name {} already",
@@ -314,9 +320,16 @@ async fn build(node: &Arc<Node>, plan: Plan, context: &Context) -> Result<Value>
         })?
         .next(Event::Ready { at: now() })?;
     sandbox.replace(node, record).await?;
-    context.tracker.finish()?;
     tracing::info!(pod = %id, name = plan.name(), "pod sandbox is ready");
     Ok(Value::Id(id.to_string()))
+}
+
+/// Whether a sandbox is what `plan` asks for.
+fn is_same(record: &SandboxRecord, plan: &Plan) -> bool {
+    record.state.is_ready()
+        && record.made_by == plan.made_by
+        && record.runtime_handler == plan.runtime_handler
+        && record.config == plan.config
 }
 
 /// Takes the name: from here on everything that is made has an owner on record.

@@ -32,7 +32,6 @@ pub(crate) async fn stop(
         .run(request, move |context| async move {
             let _turn = sandbox.turn.lock().await;
             halt(&node_in, &sandbox, &context).await?;
-            context.tracker.finish()?;
             Ok(Value::Done)
         })
         .await
