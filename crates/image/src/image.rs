@@ -43,13 +43,16 @@ impl StoredImage {
     }
 }
 
+/// A document's digest and bytes.
+pub(crate) type Blob = (Digest, Vec<u8>);
+
 /// The documents of an image, verified, and what is known from them.
 #[derive(Debug)]
 pub(crate) struct Documents {
-    pub(crate) config: (Digest, Vec<u8>),
-    pub(crate) manifest: (Digest, Vec<u8>),
+    pub(crate) config: Blob,
+    pub(crate) manifest: Blob,
     /// Indexes on the way from the reference to the manifest, outermost first.
-    pub(crate) indexes: Vec<(Digest, Vec<u8>)>,
+    pub(crate) indexes: Vec<Blob>,
     pub(crate) parsed: crate::document::Parsed,
     /// Bytes of all compressed layers.
     pub(crate) layers_size: u64,

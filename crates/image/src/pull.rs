@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Error,
     document::{self, Descriptor, Document, DocumentError, Manifest},
-    image::{Documents, StoredImage, assemble},
+    image::{Blob, Documents, StoredImage, assemble},
     name::{Digest, Platform, Reference},
     registry::{Auth, Authorization, Session},
     store::{Hold, Inner, Store, chain_keys, layer_key},
@@ -203,8 +203,8 @@ impl Pull {
         session: &Session<'_>,
         reference: &Reference,
         platform: &Platform,
-    ) -> Result<(Vec<(Digest, Vec<u8>)>, Manifest), Error> {
-        let mut chain: Vec<(Digest, Vec<u8>)> = Vec::new();
+    ) -> Result<(Vec<Blob>, Manifest), Error> {
+        let mut chain: Vec<Blob> = Vec::new();
         let mut seen = HashSet::new();
         let (mut wanted, mut digest) = (reference.wanted(), reference.digest().cloned());
         let mut declared: Option<Descriptor> = None;

@@ -2,13 +2,7 @@
 
 mod ground;
 
-use ground::{
-    Scratch,
-    archive::{Image, Tar},
-    pull,
-    registry::Registry,
-    request,
-};
+use ground::{Scratch, archive::Tar, image::Image, pull, registry::Registry, request};
 
 fn base() -> Vec<u8> {
     Tar::new()

@@ -1,7 +1,6 @@
 //! File system calls below a directory that only we write to.
 
 use std::{
-    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -11,7 +10,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::tar::Time;
+use crate::tar::{Time, Xattrs};
 
 /// Overlayfs' mark of a directory that hides what lies below.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -151,7 +150,7 @@ pub(super) fn is_image_xattr(name: &[u8]) -> bool {
 }
 
 /// The attributes of `fd` that belong to an image, sorted.
-pub(super) fn image_xattrs(fd: impl AsFd) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(super) fn image_xattrs(fd: impl AsFd) -> Result<Xattrs, Errno> {
     let mut list = vec![0u8; XATTR_MAX];
     let length = match fs::flistxattr(&fd, &mut list[..]) {
         Ok(length) => length,
@@ -187,24 +186,4 @@ pub(super) fn is_link(stat: &Stat) -> bool {
 /// Overlayfs' mark of a removed name: a character device 0:0.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == 0
-}
-
-/// Copies `from` to `to`, leaving holes where whole blocks are zero.
-pub(super) fn copy_sparse(from: &std::fs::File, to: &std::fs::File) -> io::Result<()> {
-    use std::os::unix::fs::FileExt as _;
-    let length = from.metadata()?.len();
-    to.set_len(length)?;
-    let mut buffer = vec![0; 64 << 10];
-    let mut offset = 0;
-    while offset < length {
-        let count = from.read_at(&mut buffer, offset)?;
-        if count == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        if buffer[..count].iter().any(|&b| b != 0) {
-            to.write_all_at(&buffer[..count], offset)?;
-        }
-        offset += count as u64;
-    }
-    Ok(())
 }

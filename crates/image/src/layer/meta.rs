@@ -6,16 +6,16 @@ use crate::name::Digest;
 
 /// The sidecar of a layer's directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerMeta {
+pub(crate) struct LayerMeta {
     /// Digest of the uncompressed archive.
-    pub diff_id: Digest,
+    pub(crate) diff_id: Digest,
     /// Bytes on disk, about.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Inodes on disk.
-    pub inodes: u64,
+    pub(crate) inodes: u64,
     /// Nothing of the layers below is visible.
     #[serde(default)]
-    pub root_opaque: bool,
+    pub(crate) root_opaque: bool,
     /// Directories that the archive implies without containing them, parents first.
     #[serde(default)]
     pub(crate) implied: Vec<PathText>,

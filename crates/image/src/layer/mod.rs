@@ -28,11 +28,24 @@ mod view;
 pub(crate) use compose::{compose, needs_completion};
 pub(crate) use extract::extract;
 pub(crate) use files::{open_beneath, read_names, remove_tree};
+pub(crate) use limits::Budget;
+pub use limits::Exceeded;
 pub use limits::Limits;
-pub(crate) use limits::{Budget, Exceeded};
-pub use meta::LayerMeta;
+pub(crate) use meta::LayerMeta;
 pub use path::{Target, classify};
 pub(crate) use view::View;
+
+#[cfg(test)]
+#[path = "../../tests/ground/archive.rs"]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "shared with the tests from outside"
+)]
+mod archive;
+#[cfg(test)]
+mod oracle;
 
 use std::io;
 

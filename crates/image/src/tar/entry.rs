@@ -2,6 +2,9 @@
 
 use super::sparse::Segment;
 
+/// Extended attributes: full names and values.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A file's time stamp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time {
@@ -50,5 +53,5 @@ pub struct Entry {
     /// For a sparse file where its data lies; all else is holes.
     pub sparse: Option<Vec<Segment>>,
     /// Extended attributes by full name, sorted.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }

@@ -15,7 +15,7 @@ mod pax;
 mod reader;
 mod sparse;
 
-pub use entry::{Entry, Kind, Time};
+pub use entry::{Entry, Kind, Time, Xattrs};
 pub use error::TarError;
 pub use reader::Reader;
 pub use sparse::Segment;

@@ -58,7 +58,7 @@ fn value(field: &[u8], offset: u64) -> Result<u64, TarError> {
 
 /// From numbers in pairs: offset, length, offset, length.
 pub(super) fn from_numbers(numbers: &[u64], offset: u64) -> Result<Vec<Segment>, TarError> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(malformed(offset));
     }
     if numbers.len() / 2 > SEGMENTS_MAX {

@@ -4,10 +4,12 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    clippy::unwrap_used,
     reason = "each test program uses a part of it, and none is a library"
 )]
 
 pub mod archive;
+pub mod image;
 pub mod registry;
 
 use std::{

@@ -20,7 +20,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-use super::archive::Image;
+use super::image::Image;
 
 /// An answer, and how it is sent.
 #[derive(Clone, Default)]

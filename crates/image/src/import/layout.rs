@@ -1,0 +1,169 @@
+//! The OCI image layout.
+
+use serde::Deserialize;
+
+use super::{ArchiveError, IMAGES_MAX, Import, Imported, Part, source::Source};
+use crate::{
+    Error,
+    document::{
+        DOCUMENT_MAX, Descriptor, Document, DocumentError, Manifest, choose, parse_config,
+        parse_document,
+    },
+    image::{Blob, Documents},
+    name::{Digest, Reference},
+    unpack::Expected,
+};
+
+/// As for pulls: nobody makes even two.
+const INDEX_DEPTH: usize = 4;
+/// Where tools put an image's full name.
+const FULL_NAME: &str = "io.containerd.image.name";
+/// Where the specification puts a name, which often is a bare tag.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    image_layout_version: String,
+}
+
+impl Import<'_> {
+    pub(super) fn layout(&self, source: &Source) -> Result<Vec<Imported>, Error> {
+        let marker = source.read("oci-layout", 4096)?;
+        let version = serde_json::from_slice::<Marker>(&marker).map(|m| m.image_layout_version);
+        if !version.is_ok_and(|version| version.starts_with("1.")) {
+            return Err(ArchiveError::Invalid {
+                name: "oci-layout".to_owned(),
+                why: "does not announce version 1 of the layout".to_owned(),
+            }
+            .into());
+        }
+        let bytes = source.read("index.json", DOCUMENT_MAX)?;
+        let Document::Index(children) = parse_document(&bytes, "index.json", &[])? else {
+            return Err(ArchiveError::Invalid {
+                name: "index.json".to_owned(),
+                why: "is not an index".to_owned(),
+            }
+            .into());
+        };
+        if children.len() > IMAGES_MAX {
+            let limit = IMAGES_MAX as u64;
+            return Err(ArchiveError::TooLarge {
+                limit,
+                unit: "images",
+            }
+            .into());
+        }
+        let platform = &self.options.platform;
+        let mut images = Vec::new();
+        for child in &children {
+            // Other machines' images and attestations beside ours are not an error.
+            if child.platform.is_some() && choose(std::slice::from_ref(child), platform).is_err() {
+                continue;
+            }
+            let names = names(child);
+            images.push((self.layout_image(source, child)?, names));
+        }
+        if images.is_empty() {
+            // Says what there is instead.
+            choose(&children, platform)?;
+        }
+        Ok(images)
+    }
+
+    fn layout_image(
+        &self,
+        source: &Source,
+        child: &Descriptor,
+    ) -> Result<crate::StoredImage, Error> {
+        let (mut chain, manifest) = self.manifest(source, child)?;
+        let config = blob(source, &manifest.config)?;
+        let digest = manifest.config.digest.clone();
+        let count = manifest.layers.len();
+        let parsed = parse_config(&config, &digest.to_string(), count, &self.options.platform)?;
+        let own = chain.pop().ok_or(ArchiveError::Missing {
+            name: "manifest".to_owned(),
+        })?;
+        let documents = Documents {
+            config: (digest, config),
+            manifest: own,
+            indexes: chain,
+            layers_size: manifest
+                .layers
+                .iter()
+                .fold(0u64, |sum, layer| sum.saturating_add(layer.size)),
+            parsed,
+        };
+        let hold = self.hold(&documents);
+        let layers = manifest.layers.iter().zip(&documents.parsed.diff_ids);
+        let parts: Vec<Part> = layers
+            .map(|(layer, diff_id)| Part {
+                name: Source::blob(&layer.digest),
+                expected: Expected {
+                    blob: layer.digest.clone(),
+                    check_blob: true,
+                    diff_id: Some(diff_id.clone()),
+                },
+                size: Some(layer.size),
+            })
+            .collect();
+        self.parts(source, &parts)?;
+        self.assemble(documents, hold)
+    }
+
+    fn manifest(
+        &self,
+        source: &Source,
+        child: &Descriptor,
+    ) -> Result<(Vec<Blob>, Manifest), Error> {
+        let mut chain = Vec::new();
+        let mut at = child.clone();
+        loop {
+            let bytes = blob(source, &at)?;
+            let name = at.digest.to_string();
+            let document = parse_document(&bytes, &name, &[&at.media_type])?;
+            chain.push((at.digest.clone(), bytes));
+            match document {
+                Document::Manifest(manifest) => return Ok((chain, manifest)),
+                Document::Index(_) if chain.len() >= INDEX_DEPTH => {
+                    return Err(DocumentError::Invalid {
+                        what: "index",
+                        name,
+                        why: "is nested too deep".to_owned(),
+                    }
+                    .into());
+                }
+                Document::Index(children) => {
+                    at = choose(&children, &self.options.platform)?.clone();
+                }
+            }
+        }
+    }
+}
+
+/// A document of the layout, verified.
+fn blob(source: &Source, descriptor: &Descriptor) -> Result<Vec<u8>, Error> {
+    let bytes = source.read(&Source::blob(&descriptor.digest), DOCUMENT_MAX)?;
+    if bytes.len() as u64 != descriptor.size || !descriptor.digest.matches(&bytes) {
+        return Err(Error::BlobDigest {
+            expected: descriptor.digest.clone(),
+            actual: Digest::of(&bytes),
+        });
+    }
+    Ok(bytes)
+}
+
+/// Names that are complete; a bare tag says nothing about the image it belongs to.
+fn names(child: &Descriptor) -> Vec<Reference> {
+    let Some(annotations) = &child.annotations else {
+        return Vec::new();
+    };
+    let full = annotations.get(FULL_NAME);
+    let short = annotations
+        .get(REF_NAME)
+        .filter(|name| name.contains(['/', ':']));
+    full.or(short)
+        .and_then(|name| name.parse().ok())
+        .into_iter()
+        .collect()
+}
