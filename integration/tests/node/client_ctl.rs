@@ -60,6 +60,12 @@ async fn run_passes_output_and_exit_code_through() -> Result<()> {
         || Ok(ok(&node, &["ps", "-a", "-q"])?.is_empty() && ok(&node, &["pods", "-q"])?.is_empty()),
     )
     .await?;
+    // A program that has ended before anybody asks for its end.
+    for code in 0..20 {
+        let script = format!("exit {code}");
+        let done = ctl(&node, &["run", "--rm", &image, "sh", "-c", &script])?;
+        assert_eq!(done.code, code, "{}{}", done.out, done.err);
+    }
     let missing = ctl(&node, &["run", "--rm", &image, "/no/such/program"])?;
     assert_eq!(missing.code, 127, "{}{}", missing.out, missing.err);
     let unknown = ctl(&node, &["run", "--rm", "no-such-image-here:1"])?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use berth_integration::{pod, wait};
 use berth_proto::cri;
 
-use crate::fixture::{IGNORES, OBEYS, Shell, alive};
+use crate::fixture::{IGNORES, OBEYS, Shell, alive, ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_is_the_programs_own_or_128_and_the_signal() -> Result<()> {
@@ -64,12 +64,14 @@ async fn an_obedient_program_stops_at_once_and_a_stubborn_one_after_the_grace() 
     let shell = Shell::start().await?;
     let node = &shell.node;
     let pod = shell.pod("grace", OBEYS).await?;
+    ready(node, &pod.container).await?;
     let began = Instant::now();
     node.stop_container(&pod.container, 30).await?;
     assert!(began.elapsed() < Duration::from_secs(5));
 
     let stubborn = shell.container("stubborn", IGNORES);
     let stubborn = node.run(&pod.id, &stubborn, &pod.config).await?;
+    ready(node, &stubborn).await?;
     let began = Instant::now();
     node.stop_container(&stubborn, 2).await?;
     let took = began.elapsed();
@@ -84,8 +86,9 @@ async fn an_obedient_program_stops_at_once_and_a_stubborn_one_after_the_grace() 
 async fn a_second_stop_with_a_shorter_grace_ends_the_first() -> Result<()> {
     let shell = Shell::start().await?;
     let node = &shell.node;
-    let script = "n=0; trap 'n=$((n+1)); echo term $n' TERM; while :; do sleep 100 & wait $!; done";
+    let script = "n=0; trap 'n=$((n+1)); echo term $n' TERM; echo ready; while :; do sleep 100 & wait $!; done";
     let pod = shell.pod("shorter", script).await?;
+    ready(node, &pod.container).await?;
     let began = Instant::now();
     let (long, short) = tokio::join!(node.stop_container(&pod.container, 40), async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -99,7 +102,7 @@ async fn a_second_stop_with_a_shorter_grace_ends_the_first() -> Result<()> {
         began.elapsed()
     );
     let terms = node.logged(&pod.container).await?;
-    assert_eq!(terms.len(), 1, "the signal was sent again: {terms:?}");
+    assert_eq!(terms.len(), 2, "the signal was sent again: {terms:?}");
     shell.finish().await
 }
 
@@ -109,10 +112,12 @@ async fn the_image_or_the_request_may_choose_another_stop_signal() -> Result<()>
     let node = &shell.node;
     let config = pod::sandbox(node, "signal");
     let pod = node.run_pod(&config).await?;
-    let script = "trap 'exit 21' USR1; trap '' TERM; while :; do sleep 100 & wait $!; done";
+    let script =
+        "trap 'exit 21' USR1; trap '' TERM; echo ready; while :; do sleep 100 & wait $!; done";
     let mut container = shell.container("main", script);
     container.stop_signal = cri::Signal::Sigusr1.into();
     let id = node.run(&pod, &container, &config).await?;
+    ready(node, &id).await?;
     node.stop_container(&id, 20).await?;
     assert_eq!(node.status(&id).await?.exit_code, 21);
     shell.finish().await

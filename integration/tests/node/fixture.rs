@@ -1,7 +1,9 @@
 //! What most tests begin with.
 
+use std::time::Duration;
+
 use anyhow::Result;
-use berth_integration::{Node, image, pod, registry::Registry};
+use berth_integration::{Node, image, pod, registry::Registry, wait};
 use berth_proto::cri;
 
 /// A node with an image of a shell.
@@ -62,9 +64,22 @@ pub struct Pod {
 }
 
 /// Lives until it is stopped, and then ends at once with code 0.
-pub const OBEYS: &str = "trap 'exit 0' TERM; while :; do sleep 100 & wait $!; done";
+pub const OBEYS: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 100 & wait $!; done";
 /// Lives until it is killed.
-pub const IGNORES: &str = "trap '' TERM; while :; do sleep 100; done";
+pub const IGNORES: &str = "trap '' TERM; echo ready; while :; do sleep 100; done";
+
+/// Waits for the line `ready`: process 1 of a PID namespace does not even get a
+/// signal that it has no trap for yet.
+pub async fn ready(node: &Node, container: &str) -> Result<()> {
+    wait::until("the program is ready", Duration::from_secs(10), || async {
+        let entries = node.logged(container).await?;
+        Ok(entries
+            .iter()
+            .any(|entry| entry.content == b"ready")
+            .then_some(()))
+    })
+    .await
+}
 
 /// Whether a process with this number runs (a zombie does not).
 pub fn alive(pid: u32) -> bool {

@@ -2,7 +2,7 @@ use anyhow::Result;
 use berth_integration::{Node, pod};
 use berth_proto::cri;
 
-use crate::fixture::{OBEYS, Shell};
+use crate::fixture::{OBEYS, Shell, ready};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_node_leaves_nothing_behind() -> Result<()> {
@@ -37,6 +37,7 @@ async fn a_container_goes_from_created_to_running_to_exited_to_gone() -> Result<
         format!("{}/main/0.log", config.log_directory)
     );
 
+    ready(node, &id).await?;
     node.stop_container(&id, 10).await?;
     let exited = node.status(&id).await?;
     assert_eq!(exited.state(), cri::ContainerState::ContainerExited);

@@ -146,6 +146,25 @@ async fn a_container_whose_shim_was_killed_is_ended_and_said_to_be_lost() -> Res
     shell.finish().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shim_that_hangs_does_not_keep_its_container_from_being_stopped() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let pod = shell.pod("hung", OBEYS).await?;
+    let pid = node.pid(&pod.container).await?;
+    let shim = nix::unistd::Pid::from_raw(i32::try_from(parent(pid)?)?);
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGSTOP)?;
+    node.stop_container(&pod.container, 1).await?;
+    assert!(!alive(pid), "the program is still there");
+    let status = node.exited(&pod.container).await?;
+    assert_eq!(
+        (status.exit_code, status.reason.as_str()),
+        (137, "ShimLost")
+    );
+    node.remove_container(&pod.container).await?;
+    shell.finish().await
+}
+
 fn parent(pid: u32) -> Result<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
