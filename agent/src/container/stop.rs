@@ -4,17 +4,23 @@ use std::{sync::Arc, time::Duration};
 
 use berth_phase::Phase;
 
-use super::{Container, watch};
+use super::{
+    Container,
+    state::{Exit, Reason},
+    watch,
+};
 use crate::{
     error::{Error, Kind, Result},
-    node::Node,
+    node::{Node, now},
     operation::{Fingerprint, Request, Value, Verb},
 };
 
 /// After the grace is over the shim kills; this long it may take until the end is
 /// on record before the agent kills the group itself.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// And this long after that.
+/// A shim that lives tells the end of a killed container at once.
+const SHIM_LIMIT: Duration = Duration::from_secs(2);
+/// The longest that the end is awaited without a shim.
 const LAST_LIMIT: Duration = Duration::from_secs(15);
 
 /// Stops a container: signal, grace, kill. What is not there or does not run is
@@ -83,8 +89,25 @@ pub(crate) async fn stop_now(
 
 async fn kill_and_wait(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     watch::kill(node, container).await?;
-    if container.live().is_none() && container.record().state.processes().is_none() {
+    if container.live().is_none() {
+        // Nobody watches it: it is being built, or its shim did not answer when the
+        // agent started.
+        if let Some(processes) = container.record().state.processes() {
+            watch::kill_process(processes.shim)?;
+            let why = "its shim did not answer and was killed with it".to_owned();
+            watch::ended(node, container, Exit::lost(Reason::ShimLost, why, now())).await;
+        }
         return Ok(());
+    }
+    if tokio::time::timeout(SHIM_LIMIT, container.exited())
+        .await
+        .is_ok()
+    {
+        return Ok(());
+    }
+    // It hangs: without it the end is read from the init itself.
+    if let Some(processes) = container.record().state.processes() {
+        watch::kill_process(processes.shim)?;
     }
     match tokio::time::timeout(LAST_LIMIT, container.exited()).await {
         Ok(_) => Ok(()),

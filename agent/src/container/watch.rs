@@ -11,13 +11,16 @@ use super::{
     state::{Event as Change, Exit, Reason},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
+    ids::Process,
     node::{Node, blocking, now},
 };
 
 /// A record that cannot be written is tried again at this interval: an exit must
 /// not be lost because the disk was full for a while.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a dead init may go unreaped before its exit status is given up.
+const STATUS_LIMIT: Duration = Duration::from_millis(500);
 /// Longest wait for the processes of a container whose shim was killed.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -117,12 +120,31 @@ pub(super) async fn lost(
         "the shim of this container was killed, and the container with it".to_owned(),
         now(),
     );
-    let status = init.and_then(|pidfd| berth_sys::process::pidfd_exit_status(pidfd).ok().flatten());
-    if let Some(status) = status {
+    if let Some(status) = status_of(init).await {
         exit.code = status.code();
         exit.signal = status.signal();
     }
     exit
+}
+
+/// The exit status of an init that nobody of ours has reaped. The kernel gives it
+/// away once somebody else has, which takes the launcher no time.
+async fn status_of(init: Option<&std::os::fd::OwnedFd>) -> Option<berth_sys::process::Ending> {
+    let pidfd = init?;
+    let until = tokio::time::Instant::now() + STATUS_LIMIT;
+    loop {
+        // An older kernel cannot tell at all.
+        match berth_sys::process::pidfd_exit_status(pidfd) {
+            Ok(None) => {}
+            Ok(status) => return status,
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(_) => return None,
+        }
+        if tokio::time::Instant::now() >= until {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Kills every process of the container by its group.
@@ -133,4 +155,23 @@ pub(super) async fn kill(node: &Arc<Node>, container: &Container) -> Result<()> 
         crate::cgroup::kill(&layout, &path, KILL_LIMIT)
     })
     .await
+}
+
+/// Kills a process, if its pid still stands for it.
+pub(super) fn kill_process(process: Process) -> Result<()> {
+    // Opened first: then the pid cannot be given to another between look and signal.
+    let Ok(pidfd) = berth_sys::process::pidfd_open(process.pid) else {
+        return Ok(());
+    };
+    let same = berth_sys::process::start_ticks(process.pid)
+        .is_ok_and(|ticks| ticks == process.start_ticks);
+    if !same {
+        return Ok(());
+    }
+    match berth_sys::process::pidfd_send_signal(pidfd, nix::libc::SIGKILL) {
+        Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+            Err(Error::io("kill a shim", error))
+        }
+        _ => Ok(()),
+    }
 }

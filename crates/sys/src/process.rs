@@ -257,6 +257,15 @@ pub fn die_with_parent() -> io::Result<()> {
     check_int(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
 }
 
+/// Takes over the orphans among the descendants, instead of the machine's init.
+///
+/// # Errors
+/// The errno of prctl(2).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: prctl with integer arguments.
+    check_int(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }).map(drop)
+}
+
 /// Sets no_new_privs for good.
 ///
 /// # Errors

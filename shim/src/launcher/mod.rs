@@ -41,6 +41,9 @@ pub(crate) fn run(run_dir: &Path) -> io::Result<()> {
     process::set_name(c"berth-launcher")?;
     // Away from the agent's terminal: its Ctrl-C must not end what outlives it.
     process::setsid()?;
+    // The init of a shim that was killed is reaped here: only then can the agent read
+    // its exit status from the pidfd.
+    process::become_subreaper()?;
     // SAFETY: standard input is the agent's socket, and nothing in here reads it.
     #[allow(unsafe_code, reason = "the connection is inherited by number")]
     let agent = unsafe { OwnedFd::from_raw_fd(0) };
