@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What `make test` does: format, lints, unit tests, release programs, tests of
+# What `make test` does: format, lints, release programs, unit tests, tests of
 # the programs. Every step runs even if an earlier one failed; the last line
 # adds up all tests, and a step that is not a test counts as one.
 set -uo pipefail
@@ -48,8 +48,9 @@ integration/tools.sh test || { echo "0 passed, 1 failed"; exit 1; }
 
 check "format" cargo fmt --all --check
 check "lints" cargo clippy $flags --workspace --all-targets -- -D warnings
-tests "unit tests" cargo test $flags --workspace --exclude berth-integration --no-fail-fast
+# First, since the engine's tests start real shims.
 check "release programs" make --no-print-directory build
+tests "unit tests" cargo test $flags --workspace --exclude berth-integration --no-fail-fast
 # The tests of the programs share one machine: more than two at a time would
 # only measure how they disturb each other.
 tests "tests of the programs" cargo test $flags -p berth-integration --no-fail-fast -- --test-threads=2

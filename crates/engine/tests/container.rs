@@ -11,13 +11,17 @@ use std::{
     time::Duration,
 };
 
-use berth_engine::{Event, ExecStreams, Launcher, PodRequest, Program, Shim, read_exit_record};
-use berth_proto::shim::{
-    CapabilitySets, DeviceNode, IoPlan, MountStep, NamespacePlan, NamespaceTarget, Plan,
-    ProcessPlan, RootPlan, namespace_target::Mode,
+use berth_engine::{
+    Connection, Error, Event, ExecStreams, Launcher, PodRequest, Program, Shim, read_exit_record,
 };
-use berth_sys::mount;
+use berth_proto::shim::{
+    CapabilitySets, DeviceNode, Failure, Hello, IoPlan, MountStep, NamespacePlan, NamespaceTarget,
+    Plan, ProcessPlan, Request, Response, RootPlan, Start, failure::Kind, namespace_target::Mode,
+    request::Verb, response::Body,
+};
+use berth_sys::{message, mount, process};
 use nix::libc;
+use prost::Message as _;
 use tokio::sync::mpsc;
 
 struct House {
@@ -100,7 +104,7 @@ fn target(mode: Mode) -> Option<NamespaceTarget> {
     })
 }
 
-fn process(script: &str) -> ProcessPlan {
+fn process_plan(script: &str) -> ProcessPlan {
     let words = ["/bin/sh", "-c", script];
     ProcessPlan {
         args: words.iter().map(|word| word.as_bytes().to_vec()).collect(),
@@ -126,7 +130,7 @@ fn plan(script: &str) -> Plan {
     };
     Plan {
         id: "c1".to_owned(),
-        process: Some(process(script)),
+        process: Some(process_plan(script)),
         namespaces: Some(NamespacePlan {
             pid: target(Mode::New),
             net: target(Mode::New),
@@ -247,7 +251,9 @@ async fn an_exec_runs_in_the_container_and_its_end_is_told() {
         ..ExecStreams::default()
     };
     let script = "hostname; id -u; exit 5";
-    shim.exec("e1", process(script), streams).await.unwrap();
+    shim.exec("e1", process_plan(script), streams)
+        .await
+        .unwrap();
     drop(writer);
     let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await;
     match event.unwrap().unwrap() {
@@ -259,7 +265,7 @@ async fn an_exec_runs_in_the_container_and_its_end_is_told() {
     let output = std::io::read_to_string(fs::File::from(reader)).unwrap();
     assert_eq!(output, "berth-test\n1000\n");
 
-    let mut missing = process("");
+    let mut missing = process_plan("");
     missing.args = vec![b"no-such-program".to_vec()];
     let error = shim
         .exec("e2", missing, ExecStreams::default())
@@ -284,6 +290,83 @@ async fn a_program_that_is_not_there_is_a_precise_start_error() {
     let exited = exit_of(&mut events).await;
     assert_eq!(exited.started_at, 0);
     assert!(exited.start_failure.is_some());
+    house.launcher.shut_down().await.unwrap();
+}
+
+/// Asks a peer for the protocol versions `oldest` to `newest` and returns its answer.
+fn hello(socket: &OwnedFd, oldest: u32, newest: u32) -> Body {
+    let request = Request {
+        id: 7,
+        verb: Some(Verb::Hello(Hello {
+            oldest,
+            newest,
+            version: "9.9".to_owned(),
+            events: false,
+        })),
+    };
+    message::send(socket, &request.encode_to_vec(), &[]).unwrap();
+    assert!(process::wait_readable(socket, 5_000).unwrap(), "no answer");
+    let answer = message::receive(socket).unwrap().unwrap();
+    let answer = Response::decode(answer.bytes.as_slice()).unwrap();
+    assert_eq!(answer.id, 7);
+    answer.body.unwrap()
+}
+
+#[tokio::test]
+async fn a_shim_and_an_agent_of_other_versions_work_together_or_say_why_not() {
+    let house = House::new();
+    house
+        .launcher
+        .launch("c1", &house.shim_dir())
+        .await
+        .unwrap();
+    let connect = || message::connect_to(&house.shim_dir().join("sock")).unwrap();
+    // A newer agent that still speaks this protocol.
+    match hello(&connect(), 1, 40) {
+        Body::Hello(reply) => assert_eq!(reply.protocol, 1),
+        other => panic!("{other:?}"),
+    }
+    // One that does not any more.
+    match hello(&connect(), 39, 40) {
+        Body::Failure(failure) => {
+            assert_eq!(failure.kind(), Kind::Version);
+            assert!(failure.detail.contains("39-40"), "{}", failure.detail);
+            assert!(failure.detail.contains("9.9"), "{}", failure.detail);
+        }
+        other => panic!("{other:?}"),
+    }
+    // Nothing works before Hello.
+    let silent = connect();
+    let request = Request {
+        id: 8,
+        verb: Some(Verb::Start(Start {})),
+    };
+    message::send(&silent, &request.encode_to_vec(), &[]).unwrap();
+    assert!(process::wait_readable(&silent, 5_000).unwrap());
+    let answer = message::receive(&silent).unwrap().unwrap();
+    let answer = Response::decode(answer.bytes.as_slice()).unwrap();
+    assert!(matches!(answer.body, Some(Body::Failure(_))), "{answer:?}");
+
+    // An older shim, seen from the agent.
+    let (ours, theirs) = message::pair().unwrap();
+    let old = std::thread::spawn(move || {
+        process::wait_readable(&theirs, 5_000).unwrap();
+        let request = message::receive(&theirs).unwrap().unwrap();
+        let request = Request::decode(request.bytes.as_slice()).unwrap();
+        let refusal = Response {
+            id: request.id,
+            body: Some(Body::Failure(Failure {
+                kind: Kind::Version.into(),
+                detail: "speaks protocol 0-0".to_owned(),
+                ..Failure::default()
+            })),
+        };
+        message::send(&theirs, &refusal.encode_to_vec(), &[]).unwrap();
+        theirs
+    });
+    let error = Connection::open(ours, "an old shim".to_owned(), None).await;
+    assert!(matches!(error, Err(Error::Version(why)) if why.contains("0-0")));
+    drop(old.join().unwrap());
     house.launcher.shut_down().await.unwrap();
 }
 
