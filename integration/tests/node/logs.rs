@@ -132,11 +132,13 @@ async fn removing_a_container_leaves_its_log_to_the_caller() -> Result<()> {
     let node = &shell.node;
     let pod = shell.pod("kept", &format!("echo kept; {OBEYS}")).await?;
     let path = node.log_path(&pod.container).await?;
-    wait::until_true("the line is logged", Duration::from_secs(5), || {
-        Ok(!std::fs::read(&path)?.is_empty())
+    // Both lines, so that none is on its way when the container is killed.
+    wait::until_true("the lines are logged", Duration::from_secs(5), || {
+        Ok(std::fs::read(&path)?.ends_with(b"ready\n"))
     })
     .await?;
     node.remove_container(&pod.container).await?;
-    assert_eq!(log::written(&log::read(&path)?, "stdout"), b"kept\n");
+    let written = log::written(&log::read(&path)?, "stdout");
+    assert_eq!(written, b"kept\nready\n");
     shell.finish().await
 }

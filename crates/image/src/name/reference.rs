@@ -236,13 +236,13 @@ impl FromStr for Reference {
     }
 }
 
-/// The first component is a registry if it could not be part of a repository's name.
+/// The first component is a registry if it is `localhost` or has a character that
+/// no component of a repository's name has. Capital letters alone do not make one:
+/// in lower case, as hosts are kept, `AA/d` would read as another image, `aa/d`.
 fn split_registry(name: &str) -> (&str, &str) {
     match name.split_once('/') {
         Some((first, rest))
-            if first == "localhost"
-                || first.contains(['.', ':', '['])
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+            if first.eq_ignore_ascii_case("localhost") || first.contains(['.', ':', '[']) =>
         {
             (first, rest)
         }
@@ -347,6 +347,22 @@ mod tests {
     use super::*;
 
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn what_parses_is_written_as_what_parses_to_the_same() {
+        for text in [
+            "LOCALHOST/d",
+            "Example.COM/d",
+            "a/d",
+            "localhost:5000/x",
+            "A.b:1/c/d",
+        ] {
+            let reference: Reference = text.parse().unwrap();
+            let again: Reference = reference.to_string().parse().unwrap();
+            assert_eq!(again, reference, "{text}");
+        }
+        assert!("AA/d".parse::<Reference>().is_err());
+    }
 
     #[test]
     fn short_names_get_dockers_defaults() {
