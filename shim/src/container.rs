@@ -47,6 +47,8 @@ pub(crate) struct Container {
 
 /// What exists from Create on.
 struct Live {
+    /// The container is its caller's: no log, no record, and nothing to do once it runs.
+    detached: bool,
     init: Init,
     group: Group,
     oom: Option<OwnedFd>,
@@ -77,6 +79,8 @@ struct Running {
 pub(crate) enum Source {
     Output(usize),
     Oom,
+    /// A detached init has ended before it was started.
+    Init,
 }
 
 impl Container {
@@ -105,7 +109,7 @@ impl Container {
             .map_err(|error| invalid(format!("the plan does not decode: {error}")))?;
         drop(bytes);
 
-        let init = spawn::spawn(&plan, &mut slots)?;
+        let mut init = spawn::spawn(&plan, &mut slots)?;
         let dirs = plan.cgroup.iter().flat_map(|cgroup| &cgroup.dirs);
         let mut group_dirs = Vec::new();
         for dir in dirs {
@@ -117,10 +121,14 @@ impl Container {
         }
         let group = Group::from_dirs(group_dirs);
         // Without memory accounting there is nothing to watch.
-        let oom = group.oom_watch().unwrap_or_else(|error| {
-            complain(&format!("no OOM events for {}: {error}", self.id));
+        let oom = if plan.detached {
             None
-        });
+        } else {
+            group.oom_watch().unwrap_or_else(|error| {
+                complain(&format!("no OOM events for {}: {error}", self.id));
+                None
+            })
+        };
         let io_plan = plan.io.unwrap_or_default();
         let log_file = u32::try_from(io_plan.log_slot)
             .ok()
@@ -133,13 +141,16 @@ impl Container {
                 oom_score_adj: init.oom_score_adj,
                 oom_score_adj_clamped: init.oom_score_adj_clamped,
             }),
-            fds: vec![
-                init.pidfd
-                    .try_clone()
-                    .step("clone", || "duplicating the pidfd".to_owned())?,
-            ],
+            fds: [init
+                .pidfd
+                .try_clone()
+                .step("clone", || "duplicating the pidfd".to_owned())?]
+            .into_iter()
+            .chain(init.console.take())
+            .collect(),
         };
         self.live = Some(Live {
+            detached: plan.detached,
             init,
             oom,
             oom_kills: group.oom_kill_count().unwrap_or(0),
@@ -187,22 +198,29 @@ impl Container {
             return Err(invalid(format!("exec {} exists already", exec.exec_id)));
         }
         let opening = || "opening the container's groups".to_owned();
+        let own = live
+            .group
+            .exec_group(&exec.exec_id)
+            .step("cgroup", opening)?;
         let groups = exec::Groups {
-            own: live
-                .group
-                .exec_group(&exec.exec_id)
+            own: own
+                .map(|group| group.fd().try_clone())
+                .transpose()
                 .step("cgroup", opening)?,
             tasks: live.group.tasks_files().step("cgroup", opening)?,
         };
         let started = exec::start(exec, &live.seccomp, &live.init.pidfd, groups, &mut slots);
         match started {
-            Ok(started) => {
-                let pid = started.pid;
+            Ok(mut started) => {
+                let answer = Answer {
+                    body: Body::ExecStarted(ExecStarted { pid: started.pid }),
+                    fds: started.console.take().into_iter().collect(),
+                };
                 live.execs.push(Running {
                     id: exec.exec_id.clone(),
                     started,
                 });
-                Ok(Body::ExecStarted(ExecStarted { pid }).into())
+                Ok(answer)
             }
             Err(failure) => {
                 live.group.forget_exec(&exec.exec_id);
@@ -302,6 +320,13 @@ impl Container {
 
     // ------------------------------------------------------------ events
 
+    /// Whether the container goes on without its shim: it was started, or could not be.
+    pub(crate) fn has_left(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| {
+            live.detached && (live.started_at != 0 || live.start_failure.is_some())
+        })
+    }
+
     /// Descriptors to wait on.
     pub(crate) fn sources(&self) -> Vec<(BorrowedFd<'_>, Source)> {
         let Some(live) = &self.live else {
@@ -311,6 +336,11 @@ impl Container {
         outputs
             .map(|(index, output)| (output.fd(), Source::Output(index)))
             .chain(live.oom.iter().map(|fd| (fd.as_fd(), Source::Oom)))
+            // The end of a child comes as a signal; this one is not ours.
+            .chain(
+                live.detached
+                    .then(|| (live.init.pidfd.as_fd(), Source::Init)),
+            )
             .collect()
     }
 
@@ -426,7 +456,7 @@ impl Container {
     /// If the init has ended: kills the rest, saves the last output, writes the
     /// record. The caller tells and exits.
     pub(crate) fn reap_init(&mut self) -> Option<Body> {
-        let live = self.live.as_mut()?;
+        let live = self.live.as_mut().filter(|live| !live.detached)?;
         let ending = match process::try_wait_pidfd(&live.init.pidfd) {
             Ok(None) => return None,
             Ok(Some(ending)) => ending,

@@ -3,15 +3,17 @@
 //! Two clones: the first child enters the container's groups and namespaces, the
 //! second is born in its PID namespace as a child of the shim (CLONE_PARENT), so
 //! that the shim itself never enters anything.
+//!
+//! Two clients: the shim of a container, and the role that serves one exec for a
+//! container that has no shim any more ([`crate::one_exec`]).
 
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
-use berth_cgroup::ExecGroup;
 use berth_proto::shim::{Exec, Failure, ProcessPlan};
 use berth_sys::{
     clone::{self, Request, Side},
@@ -22,10 +24,10 @@ use nix::libc;
 
 use crate::{
     child::{self, Word},
-    init,
+    console, init,
     process::{self as steps, Program},
-    stdio::Inside,
-    wire::{Slots, Step as _, invalid},
+    stdio::{self, Inside, Preserved},
+    wire::{Slots, Step as _, invalid, system},
 };
 
 /// Longest that entering the container and execve may take.
@@ -45,13 +47,15 @@ const NAMESPACES: i32 = libc::CLONE_NEWPID
 pub(crate) struct Started {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
+    /// The master of its terminal, if it has one.
+    pub(crate) console: Option<OwnedFd>,
 }
 
 /// Where an exec'd process belongs.
 pub(crate) struct Groups {
-    /// A v2 group of its own, in which it is born: entering one through
-    /// `cgroup.procs` would wait for a grace period (10 ms).
-    pub(crate) own: Option<ExecGroup>,
+    /// The v2 group in which it is born: entering one through `cgroup.procs` would
+    /// wait for a grace period (10 ms).
+    pub(crate) own: Option<OwnedFd>,
     /// The `tasks` files of the container's v1 groups.
     pub(crate) tasks: Vec<OwnedFd>,
 }
@@ -68,20 +72,22 @@ pub(crate) fn start(
         .process
         .as_ref()
         .ok_or_else(|| invalid("the exec has no process"))?;
-    if plan.terminal {
-        return Err(invalid("an exec with a terminal is not possible yet"));
-    }
     let seccomp = if plan.inherit_seccomp {
         seccomp
     } else {
         &plan.seccomp
     };
     let program = Program::prepare(plan)?;
-    let inside = Inside {
-        stdin: stream(slots, exec.stdin_slot)?,
-        stdout: stream(slots, exec.stdout_slot)?,
-        stderr: stream(slots, exec.stderr_slot)?,
+    let inside = if plan.terminal {
+        None
+    } else {
+        Some(Inside {
+            stdin: stdio::given(slots, exec.stdin_slot)?,
+            stdout: stdio::given(slots, exec.stdout_slot)?,
+            stderr: stdio::given(slots, exec.stderr_slot)?,
+        })
     };
+    let preserved = Preserved::take(slots, &exec.preserve_slots)?;
     let (ours, theirs) = message::pair().step("clone", || "making the handshake".to_owned())?;
     process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
     // SAFETY: the line above proved that there is one thread.
@@ -89,25 +95,32 @@ pub(crate) fn start(
     let side = unsafe {
         clone::clone3(Request {
             flags: 0,
-            cgroup: groups.own.as_ref().map(|group| group.fd().as_fd()),
+            cgroup: groups.own.as_ref().map(OwnedFd::as_fd),
         })
     };
     match side.step("clone", || "cloning for an exec".to_owned())? {
         Side::Child => {
             drop(ours);
-            let failure = enter_and_clone(
+            // Out of the way of the preserved descriptors' numbers.
+            let theirs = match process::above(theirs.as_fd(), preserved.end()) {
+                Ok(moved) => moved,
+                Err(error) => {
+                    let failure = system("clone", "moving the handshake", &error);
+                    child::give_up(&theirs, &failure)
+                }
+            };
+            let newborn = Newborn {
                 plan,
                 seccomp,
-                &program,
-                init,
-                groups.tasks,
-                &inside,
-                &theirs,
-            );
+                program: &program,
+                inside,
+                preserved,
+            };
+            let failure = newborn.enter_and_clone(init, groups.tasks, &theirs);
             child::give_up(&theirs, &failure)
         }
         Side::Parent { pidfd: first, .. } => {
-            drop((theirs, inside));
+            drop((theirs, inside, preserved));
             let started = follow(&ours);
             // The first child ends by itself; on failure it is made to.
             if started.is_err() {
@@ -116,18 +129,6 @@ pub(crate) fn start(
             process::wait_pidfd(&first).step("clone", || "reaping the helper".to_owned())?;
             started
         }
-    }
-}
-
-fn stream(slots: &mut Slots, slot: i32) -> Result<OwnedFd, Failure> {
-    match u32::try_from(slot) {
-        Ok(slot) => slots.take(slot),
-        Err(_negative) => File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map(OwnedFd::from)
-            .step("clone", || "/dev/null".to_owned()),
     }
 }
 
@@ -144,12 +145,20 @@ fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
     };
     let pid = pid_of(&pidfd).step("exec", || "reading the pid of an exec".to_owned())?;
     child::say_go(handshake).step("exec", || "waking the exec'd process".to_owned())?;
-    let outcome = match child::listen(handshake, LIMIT_MS).step("exec", waiting) {
-        Ok(Word::End) if child::has_executed(pid).unwrap_or(false) => {
-            return Ok(Started { pid, pidfd });
+    let mut console = None;
+    let outcome = loop {
+        match child::listen(handshake, LIMIT_MS).step("exec", waiting) {
+            Ok(Word::Ready(fds)) => console = fds.into_iter().next(),
+            Ok(Word::End) if child::has_executed(pid).unwrap_or(false) => {
+                return Ok(Started {
+                    pid,
+                    pidfd,
+                    console,
+                });
+            }
+            Ok(Word::Failed(failure)) | Err(failure) => break failure,
+            Ok(Word::End) => break child::died("exec"),
         }
-        Ok(Word::Failed(failure)) | Err(failure) => failure,
-        Ok(Word::End | Word::Ready(_)) => child::died("exec"),
     };
     drop(process::pidfd_send_signal(&pidfd, libc::SIGKILL));
     process::wait_pidfd(&pidfd).step("exec", || "reaping a failed exec".to_owned())?;
@@ -166,51 +175,54 @@ fn pid_of(pidfd: &OwnedFd) -> io::Result<i32> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
-/// The first child: enters everything and makes the second.
-fn enter_and_clone(
-    plan: &ProcessPlan,
-    seccomp: &[u8],
-    program: &Program,
-    init: &OwnedFd,
-    tasks: Vec<OwnedFd>,
-    inside: &Inside,
-    handshake: &OwnedFd,
-) -> Failure {
-    let entered = (|| -> Result<Side, Failure> {
-        for file in tasks {
-            init::join::move_self(file)
-                .step("cgroup", || "entering the container's groups".to_owned())?;
-        }
-        process::reset_signals().step("clone", || "resetting signals".to_owned())?;
-        namespace::setns(init.as_fd(), NAMESPACES)
-            .step("clone", || "entering the container's namespaces".to_owned())?;
-        let request = Request {
-            flags: libc::CLONE_PARENT as u64,
-            cgroup: None,
-        };
-        // SAFETY: this process is a clone of a single-threaded one and has made no thread.
-        #[allow(unsafe_code, reason = "cloning is what this file is for")]
-        let side = unsafe { clone::clone3(request) };
-        side.step("clone", || "cloning in the container".to_owned())
-    })();
-    match entered {
-        Ok(Side::Child) => {
-            // The shim must hold the pidfd before this process can end.
-            child::await_go(handshake);
-            match prepare(plan, inside) {
-                Ok(()) => init::finish(plan, seccomp, program),
-                Err(failure) => failure,
+/// What the process is made of, on the children's side.
+struct Newborn<'exec> {
+    plan: &'exec ProcessPlan,
+    seccomp: &'exec [u8],
+    program: &'exec Program,
+    inside: Option<Inside>,
+    preserved: Preserved,
+}
+
+impl Newborn<'_> {
+    /// The first child: enters everything and makes the second.
+    fn enter_and_clone(self, init: &OwnedFd, tasks: Vec<OwnedFd>, handshake: &OwnedFd) -> Failure {
+        let entered = (|| -> Result<Side, Failure> {
+            for file in tasks {
+                init::join::move_self(file)
+                    .step("cgroup", || "entering the container's groups".to_owned())?;
             }
+            process::reset_signals().step("clone", || "resetting signals".to_owned())?;
+            namespace::setns(init.as_fd(), NAMESPACES)
+                .step("clone", || "entering the container's namespaces".to_owned())?;
+            let request = Request {
+                flags: libc::CLONE_PARENT as u64,
+                cgroup: None,
+            };
+            // SAFETY: this process is a clone of a single-threaded one and has made no thread.
+            #[allow(unsafe_code, reason = "cloning is what this file is for")]
+            let side = unsafe { clone::clone3(request) };
+            side.step("clone", || "cloning in the container".to_owned())
+        })();
+        match entered {
+            Ok(Side::Child) => {
+                // The shim must hold the pidfd before this process can end.
+                child::await_go(handshake);
+                match prepare(self.plan, self.inside, handshake) {
+                    Ok(()) => init::finish(self.plan, self.seccomp, self.program, &self.preserved),
+                    Err(failure) => failure,
+                }
+            }
+            Ok(Side::Parent { pidfd, .. }) => {
+                let told = child::say_ready(handshake, &[pidfd.as_raw_fd()]);
+                process::exit_now(i32::from(told.is_err()))
+            }
+            Err(failure) => failure,
         }
-        Ok(Side::Parent { pidfd, .. }) => {
-            let told = child::say_ready(handshake, &[pidfd.as_raw_fd()]);
-            process::exit_now(i32::from(told.is_err()))
-        }
-        Err(failure) => failure,
     }
 }
 
-fn prepare(plan: &ProcessPlan, inside: &Inside) -> Result<(), Failure> {
+fn prepare(plan: &ProcessPlan, inside: Option<Inside>, handshake: &OwnedFd) -> Result<(), Failure> {
     process::setsid().step("exec", || "starting a session".to_owned())?;
     steps::apply_limits(plan)?;
     let root = File::open("/").step("exec", || "opening the root".to_owned())?;
@@ -228,12 +240,16 @@ fn prepare(plan: &ProcessPlan, inside: &Inside) -> Result<(), Failure> {
         format!("working directory {}", String::from_utf8_lossy(&plan.cwd))
     })?;
     process::fchdir(&cwd).step("exec", || "entering the working directory".to_owned())?;
-    for (fd, number) in [
-        (inside.stdin.as_fd(), 0),
-        (inside.stdout.as_fd(), 1),
-        (inside.stderr.as_fd(), 2),
-    ] {
-        init::put(fd, number).step("exec", || "connecting the standard streams".to_owned())?;
+    let console = if plan.terminal {
+        Some(console::open_pair(&root.into())?)
+    } else {
+        None
+    };
+    let size = (plan.terminal_rows, plan.terminal_columns);
+    let masters = init::wire_streams(inside, console, size)?;
+    if !masters.is_empty() {
+        child::say_ready(handshake, &child::raw(&masters))
+            .step("exec", || "passing the terminal".to_owned())?;
     }
     Ok(())
 }

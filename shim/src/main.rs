@@ -7,6 +7,10 @@
 //!   and starts shims. It speaks on its standard input and ends with it.
 //! - `shim ID`: one per container; listens on descriptor 3, keeps its exit
 //!   record in the directory behind descriptor 4, and ends with its container.
+//! - `detached ID`: as `shim`, for a caller without an agent: in a slim mount
+//!   namespace of its own, and gone once the container has started.
+//! - `exec`: carries out one exec in a container that has no shim any more; it
+//!   speaks on descriptor 3 and ends with it.
 //! - `pod-init`: pid 1 of a pod that shares its PID namespace. It is not
 //!   executed but forked from the launcher, since it lives in an empty root.
 //!
@@ -20,6 +24,7 @@ mod exit;
 mod init;
 mod launcher;
 mod log;
+mod one_exec;
 mod process;
 mod serve;
 mod spawn;
@@ -48,6 +53,11 @@ fn run(role: &OsString, argument: OsString) -> std::io::Result<()> {
     match role.to_str() {
         Some("launcher") => launcher::run(argument.as_ref()),
         Some("shim") => serve::run(&argument.to_string_lossy()),
+        Some("detached") => {
+            launcher::own_slim_namespace()?;
+            serve::run(&argument.to_string_lossy())
+        }
+        Some("exec") => one_exec::run(),
         _ => Err(std::io::Error::new(
             std::io::ErrorKind::InvalidInput,
             concat!(

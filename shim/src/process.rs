@@ -60,6 +60,29 @@ impl Program {
         })
     }
 
+    /// Whether there is a program that could be executed, as far as can be seen
+    /// before its user is set.
+    pub(crate) fn find(&self) -> Result<(), Failure> {
+        let mut errno = libc::ENOENT;
+        for candidate in &self.candidates {
+            match nix::unistd::access(candidate.as_c_str(), nix::unistd::AccessFlags::X_OK) {
+                Ok(()) => return Ok(()),
+                Err(nix::errno::Errno::EACCES) => errno = libc::EACCES,
+                Err(_) => {}
+            }
+        }
+        Err(Failure {
+            kind: Kind::Execute.into(),
+            step: "exec".to_owned(),
+            errno,
+            detail: self
+                .args
+                .first()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        })
+    }
+
     /// Executes the first candidate that can be; returns only if none could.
     pub(crate) fn execute(&self) -> Failure {
         let mut worst = libc::ENOENT;

@@ -105,6 +105,7 @@ impl Server {
                         self.tell(&Body::OomKill(OomKill { count }));
                     }
                 }
+                Woken::Container(Source::Init) => return Ok(false),
                 Woken::Signals => {
                     while matches!(self.signals.read_signal(), Ok(Some(_))) {}
                     if self.reap() {
@@ -122,6 +123,9 @@ impl Server {
         }
         if quiet {
             self.container.idle();
+        }
+        if self.container.has_left() {
+            return Ok(false);
         }
         let forgotten = self.container.is_idle()
             && self.connections.is_empty()

@@ -16,7 +16,7 @@ use crate::{
     child::{self, Word},
     init,
     log::Stream,
-    stdio::{self, Output, Outside},
+    stdio::{self, Inside, Output, Outside},
     wire::{Slots, Step as _, invalid},
 };
 
@@ -34,6 +34,10 @@ pub(crate) struct Init {
     pub(crate) oom_score_adj: i32,
     pub(crate) oom_score_adj_clamped: bool,
     pub(crate) outside: Outside,
+    /// The terminal's master, for whoever the container belongs to.
+    pub(crate) console: Option<OwnedFd>,
+    /// It is a child of the shim's parent.
+    detached: bool,
     handshake: OwnedFd,
 }
 
@@ -51,6 +55,13 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     let io_plan = plan.io.unwrap_or_default();
     let (inside, mut outside) = if plan.terminal {
         (None, Outside::default())
+    } else if let Some(given) = io_plan.given {
+        let inside = Inside {
+            stdin: stdio::given(slots, given.stdin)?,
+            stdout: stdio::given(slots, given.stdout)?,
+            stderr: stdio::given(slots, given.stderr)?,
+        };
+        (Some(inside), Outside::default())
     } else {
         let (inside, outside) =
             stdio::pipes(io_plan.stdin).step("clone", || "making pipes".to_owned())?;
@@ -65,6 +76,9 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
             .step("clone", || "joining the pod's PID namespace".to_owned())?;
     }
     let mut flags = libc::CLONE_NEWNS as u64;
+    if plan.detached {
+        flags |= libc::CLONE_PARENT as u64;
+    }
     for (target, flag) in [
         (&namespaces.pid, libc::CLONE_NEWPID),
         (&namespaces.net, libc::CLONE_NEWNET),
@@ -109,7 +123,12 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
                     return Err(failure);
                 }
             };
+            let mut console = None;
             for master in fds {
+                if plan.detached {
+                    console = Some(master);
+                    continue;
+                }
                 let output = Output::new(master, Stream::Stdout)
                     .step("clone", || "taking over the terminal".to_owned())?;
                 outside.outputs.push(output);
@@ -124,6 +143,8 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
                 oom_score_adj,
                 oom_score_adj_clamped,
                 outside,
+                console,
+                detached: plan.detached,
                 handshake: ours,
             })
         }
@@ -155,9 +176,17 @@ impl Init {
             .step("exec", || "waiting for the program to run".to_owned())?
         {
             Word::Failed(failure) => Err(failure),
-            Word::End if child::has_executed(self.pid).unwrap_or(false) => Ok(()),
+            Word::End if self.has_executed() => Ok(()),
             Word::End | Word::Ready(_) => Err(child::died("exec")),
         }
+    }
+}
+
+impl Init {
+    /// The parent of a detached init reaps it as soon as it ends. What is gone by now
+    /// has executed: an init that cannot says so before it ends.
+    fn has_executed(&self) -> bool {
+        child::has_executed(self.pid).unwrap_or(self.detached)
     }
 }
 

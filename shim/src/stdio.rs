@@ -11,7 +11,13 @@ use nix::{
     unistd::pipe2,
 };
 
-use crate::log::{Log, Stream};
+use berth_proto::shim::Failure;
+use berth_sys::process;
+
+use crate::{
+    log::{Log, Stream},
+    wire::{Slots, Step as _},
+};
 
 /// What an idle stream costs.
 const SMALL_READ: usize = 4 * 1024;
@@ -65,6 +71,49 @@ pub(crate) fn pipes(keep_stdin: bool) -> io::Result<(Inside, Outside)> {
         stderr: stderr_writer,
     };
     Ok((inside, outside))
+}
+
+/// The stream in `slot`, or /dev/null for a negative one.
+pub(crate) fn given(slots: &mut Slots, slot: i32) -> Result<OwnedFd, Failure> {
+    match u32::try_from(slot) {
+        Ok(slot) => slots.take(slot),
+        Err(_negative) => File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map(OwnedFd::from)
+            .step("clone", || "/dev/null".to_owned()),
+    }
+}
+
+/// Descriptors for the program beyond the standard streams, on their way to the
+/// numbers from 3 on.
+#[derive(Debug, Default)]
+pub(crate) struct Preserved(Vec<OwnedFd>);
+
+impl Preserved {
+    pub(crate) fn take(slots: &mut Slots, given: &[u32]) -> Result<Self, Failure> {
+        let fds = given.iter().map(|&slot| slots.take(slot));
+        fds.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The first number that is none of theirs.
+    pub(crate) fn end(&self) -> i32 {
+        3 + i32::try_from(self.0.len()).unwrap_or(i32::MAX - 3)
+    }
+
+    /// Puts them where they belong. The caller owns nothing below [`Preserved::end`]
+    /// that it still needs.
+    pub(crate) fn put(&self) -> io::Result<()> {
+        let above = |fd: &OwnedFd| process::above(fd.as_fd(), self.end());
+        let fds = self.0.iter().map(above).collect::<io::Result<Vec<_>>>()?;
+        for (number, fd) in (3..).zip(&fds) {
+            // SAFETY: the caller needs nothing of these numbers any more.
+            #[allow(unsafe_code, reason = "descriptors are passed by number")]
+            unsafe { process::dup_onto(fd, number) }?;
+        }
+        Ok(())
+    }
 }
 
 /// One stream of output, read without blocking.

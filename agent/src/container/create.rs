@@ -421,6 +421,7 @@ impl Inputs {
                     stdin: self.config.stdin,
                     stdin_once: self.config.stdin_once,
                     max_line: u32::try_from(node.config.container.max_log_line).unwrap_or(u32::MAX),
+                    ..IoInputs::default()
                 },
                 env: Some(built.env.clone()),
                 kernel_capabilities: CapSet::up_to(last),
@@ -687,6 +688,18 @@ impl Opening {
                     .get_mut(index)
                     .and_then(Option::take)
                     .ok_or_else(|| Error::internal("a group of the plan does not exist"))?,
+                // Mounts come before the groups that the shim takes.
+                Slot::CgroupTree(index) => dirs
+                    .get(index)
+                    .and_then(Option::as_ref)
+                    .ok_or_else(|| Error::internal("a group of the plan does not exist"))
+                    .and_then(|dir| {
+                        mount::clone_tree(dir, c"", false)
+                            .map_err(|error| Error::io("clone the tree of a control group", error))
+                    })?,
+                Slot::Stream(_) | Slot::Preserved(_) => {
+                    return Err(Error::internal("the agent has no streams to give"));
+                }
             });
         }
         Ok((output.plan, fds))

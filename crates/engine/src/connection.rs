@@ -164,6 +164,13 @@ impl Connection {
         }
     }
 
+    /// Closes both directions now; dropping would wait for the reading task to be.
+    pub(crate) fn hang_up(&self) {
+        use nix::sys::socket::{Shutdown, shutdown};
+        // ENOTCONN: the other side was faster.
+        shutdown(self.socket.get_ref().as_raw_fd(), Shutdown::Both).ok();
+    }
+
     async fn send(&self, bytes: &[u8], fds: &[RawFd]) -> Result<(), Error> {
         loop {
             let mut ready = self

@@ -209,18 +209,7 @@ impl Launcher {
     /// [`Error::System`] if the directory cannot be made, [`Error::Remote`] if it does not start.
     pub async fn launch(&self, id: &str, shim_dir: &Path) -> Result<ShimProcess, Error> {
         let dir = make_directory(shim_dir)?;
-        let socket = socket_path(&dir);
-        // Of a shim that never came to life, in a directory of this very container.
-        std::fs::remove_file(&socket)
-            .or_else(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            })
-            .map_err(Error::system(format!("clearing {}", shim_dir.display())))?;
-        let listener = message::listen_at(&socket).map_err(Error::system(format!(
-            "listening in {}",
-            shim_dir.display()
-        )))?;
+        let listener = listen_in(&dir, shim_dir)?;
         let verb = Verb::Launch(Launch {
             id: id.to_owned(),
             cgroup_slots: Vec::new(),
@@ -285,6 +274,22 @@ fn unexpected(verb: &'static str) -> Error {
         verb,
         peer: "the launcher".to_owned(),
     }
+}
+
+/// A listening socket in the directory of a shim.
+pub(crate) fn listen_in(dir: &File, shim_dir: &Path) -> Result<OwnedFd, Error> {
+    let socket = socket_path(dir);
+    // Of a shim that never came to life, in a directory of this very container.
+    std::fs::remove_file(&socket)
+        .or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+        .map_err(Error::system(format!("clearing {}", shim_dir.display())))?;
+    message::listen_at(&socket).map_err(Error::system(format!(
+        "listening in {}",
+        shim_dir.display()
+    )))
 }
 
 fn make_directory(path: &Path) -> Result<File, Error> {

@@ -6,6 +6,7 @@
 //! caller that limit and nobody else anything.
 
 mod connection;
+mod detached;
 mod error;
 mod launcher;
 mod program;
@@ -13,6 +14,7 @@ mod record;
 mod shim;
 
 pub use connection::{Connection, Event};
+pub use detached::{DetachedExec, DetachedTarget, exec_detached, launch_detached};
 pub use error::Error;
 pub use launcher::{Launcher, PodDescriptors, PodRequest};
 pub use program::{Program, ProgramSource};

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -84,6 +84,10 @@ impl Program {
     #[must_use]
     pub fn source(&self) -> ProgramSource {
         self.source
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// A path that executes it, valid while `self` lives.

@@ -24,7 +24,7 @@ const SHORT: Duration = Duration::from_secs(10);
 /// Create mounts and may touch slow storage; the shim's own limit is a little shorter.
 const CREATE: Duration = Duration::from_secs(125);
 /// Start and Exec load a program; the shim's own limit is a little shorter.
-const EXECUTE: Duration = Duration::from_secs(65);
+pub(crate) const EXECUTE: Duration = Duration::from_secs(65);
 
 /// A shim that was started.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub struct CreatedContainer {
     pub oom_score_adj: i32,
     /// Whether the kernel did not allow what was asked.
     pub oom_score_adj_clamped: bool,
+    /// The terminal's master, if the plan is detached and has one.
+    pub console: Option<OwnedFd>,
 }
 
 /// What an exec'd process gets as its streams; `None` is /dev/null.
@@ -116,16 +118,17 @@ impl Shim {
         raw.extend(fds.iter().map(|fd| fd.as_raw_fd()));
         let verb = Verb::Create(Create {});
         match self.0.call("Create", verb, &raw, CREATE).await? {
-            (Body::Created(created), fds) => Ok(CreatedContainer {
-                pid: created.pid,
-                start_ticks: created.start_ticks,
-                pidfd: fds
-                    .into_iter()
-                    .next()
-                    .ok_or_else(|| self.0.unexpected("Create"))?,
-                oom_score_adj: created.oom_score_adj,
-                oom_score_adj_clamped: created.oom_score_adj_clamped,
-            }),
+            (Body::Created(created), fds) => {
+                let mut fds = fds.into_iter();
+                Ok(CreatedContainer {
+                    pid: created.pid,
+                    start_ticks: created.start_ticks,
+                    pidfd: fds.next().ok_or_else(|| self.0.unexpected("Create"))?,
+                    oom_score_adj: created.oom_score_adj,
+                    oom_score_adj_clamped: created.oom_score_adj_clamped,
+                    console: fds.next(),
+                })
+            }
             _ => Err(self.0.unexpected("Create")),
         }
     }
@@ -168,9 +171,39 @@ impl Shim {
             stdin_slot: slot(streams.stdin),
             stdout_slot: slot(streams.stdout),
             stderr_slot: slot(streams.stderr),
+            ..Exec::default()
         });
         match self.0.call("Exec", verb, &raw, EXECUTE).await? {
             (Body::ExecStarted(started), _) => Ok(started.pid),
+            _ => Err(self.0.unexpected("Exec")),
+        }
+    }
+
+    /// As [`Shim::exec`], with a terminal of its own, whose master is returned.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] if it could not be executed.
+    pub async fn exec_terminal(
+        &self,
+        exec_id: &str,
+        process: ProcessPlan,
+    ) -> Result<(i32, OwnedFd), Error> {
+        let verb = Verb::Exec(Exec {
+            exec_id: exec_id.to_owned(),
+            process: Some(ProcessPlan {
+                terminal: true,
+                ..process
+            }),
+            ..Exec::default()
+        });
+        match self.0.call("Exec", verb, &[], EXECUTE).await? {
+            (Body::ExecStarted(started), fds) => {
+                let master = fds.into_iter().next();
+                Ok((
+                    started.pid,
+                    master.ok_or_else(|| self.0.unexpected("Exec"))?,
+                ))
+            }
             _ => Err(self.0.unexpected("Exec")),
         }
     }

@@ -89,6 +89,11 @@ pub struct IoInputs {
     pub stdin_once: bool,
     /// Longest content of one log line in bytes.
     pub max_line: u32,
+    /// The caller's own streams instead of a log: [`Slot::Stream`], and the container
+    /// belongs to the caller ([`berth_proto::shim::Plan::detached`]).
+    pub given: bool,
+    /// With them, this many descriptors from 3 on: [`Slot::Preserved`].
+    pub preserved: u32,
 }
 
 /// A plan, and what must be opened for it.
@@ -132,8 +137,15 @@ pub enum Slot {
     },
     /// The log, open for appending.
     LogFile,
+    /// The caller's standard stream of this number.
+    Stream(u8),
+    /// The caller's descriptor 3 + this number.
+    Preserved(u32),
     /// The container's directory in the hierarchy of this number in [`PlanInputs::cgroups`].
     CgroupDir(usize),
+    /// A detached tree of that directory, to be mounted where the container has no
+    /// cgroup namespace of its own and must not see the groups of others.
+    CgroupTree(usize),
 }
 
 /// Namespaces that can be joined.

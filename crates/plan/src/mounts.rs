@@ -35,14 +35,20 @@ pub(crate) struct Mounts {
     pub(crate) readonly: Vec<String>,
     /// /dev comes from the host, with what is in it.
     pub(crate) foreign_dev: bool,
+    /// The container has a cgroup namespace: what it mounts begins at its own group.
+    own_cgroups: bool,
 }
 
 pub(crate) fn mounts(
     given: &[Mount],
     inputs: &PlanInputs<'_>,
+    own_cgroups: bool,
     slots: &mut Slots,
 ) -> Result<Mounts, PlanError> {
-    let mut mounts = Mounts::default();
+    let mut mounts = Mounts {
+        own_cgroups,
+        ..Mounts::default()
+    };
     let mut ordered = given
         .iter()
         .map(|mount| Ok((destination(mount.destination())?, mount)))
@@ -99,7 +105,7 @@ impl Mounts {
             return Err(PlanError::invalid("mounts.type", fstype, reason));
         }
         if fstype == "cgroup" {
-            self.cgroup(&destination, &options, inputs.cgroups);
+            self.cgroup(&destination, &options, inputs.cgroups, slots);
             return Ok(());
         }
         let source = mount
@@ -119,15 +125,28 @@ impl Mounts {
     }
 
     /// "cgroup" stands for what the node has (runtime specification, "cgroup ownership").
-    fn cgroup(&mut self, destination: &str, options: &Options, hierarchies: &[Hierarchy]) {
+    fn cgroup(
+        &mut self,
+        destination: &str,
+        options: &Options,
+        hierarchies: &[Hierarchy],
+        slots: &mut Slots,
+    ) {
         if let [one] = hierarchies
             && one.v2
         {
+            let step = if self.own_cgroups {
+                MountStep {
+                    fstype: "cgroup2".to_owned(),
+                    source: "cgroup".to_owned(),
+                    ..attributes(options)
+                }
+            } else {
+                own_group(0, options, slots)
+            };
             self.steps.push(MountStep {
                 destination: destination.to_owned(),
-                fstype: "cgroup2".to_owned(),
-                source: "cgroup".to_owned(),
-                ..attributes(options)
+                ..step
             });
             return;
         }
@@ -143,10 +162,17 @@ impl Mounts {
             options: vec!["mode=755".to_owned(), "size=64k".to_owned()],
             ..attributes(&inner)
         });
-        for hierarchy in hierarchies {
+        for (number, hierarchy) in hierarchies.iter().enumerate() {
             for name in directories(hierarchy) {
-                self.steps
-                    .push(hierarchy_step(destination, &name, hierarchy, options));
+                let step = if self.own_cgroups {
+                    hierarchy_step(hierarchy, options)
+                } else {
+                    own_group(number, options, slots)
+                };
+                self.steps.push(MountStep {
+                    destination: format!("{destination}/{name}"),
+                    ..step
+                });
             }
         }
         if options.set & attr::RDONLY != 0 {
@@ -169,7 +195,18 @@ fn directories(hierarchy: &Hierarchy) -> Vec<String> {
     names
 }
 
-fn hierarchy_step(root: &str, name: &str, hierarchy: &Hierarchy, options: &Options) -> MountStep {
+/// The container's own group alone. A mount of the hierarchy would show everybody's.
+fn own_group(number: usize, options: &Options, slots: &mut Slots) -> MountStep {
+    MountStep {
+        bind: true,
+        bind_slot: slots.add(Slot::CgroupTree(number)),
+        // Set where the tree was opened.
+        propagation: 0,
+        ..attributes(options)
+    }
+}
+
+fn hierarchy_step(hierarchy: &Hierarchy, options: &Options) -> MountStep {
     let (fstype, data) = if hierarchy.v2 {
         ("cgroup2", Vec::new())
     } else if hierarchy.controllers.starts_with("name=") {
@@ -183,7 +220,6 @@ fn hierarchy_step(root: &str, name: &str, hierarchy: &Hierarchy, options: &Optio
         ("cgroup", controllers.collect())
     };
     MountStep {
-        destination: format!("{root}/{name}"),
         fstype: fstype.to_owned(),
         source: "cgroup".to_owned(),
         options: data,

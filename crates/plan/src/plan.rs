@@ -2,7 +2,9 @@
 
 use std::path::{Component, Path};
 
-use berth_proto::shim::{CgroupDir, CgroupPlan, IoPlan, MAX_SLOTS, Plan, RootPlan};
+use berth_proto::shim::{
+    CgroupDir, CgroupPlan, GivenStreams, IoPlan, MAX_SLOTS, Plan, RootPlan, namespace_target::Mode,
+};
 use oci_spec::runtime::{Linux, Spec};
 
 use crate::{
@@ -49,9 +51,13 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     };
     let namespaces = namespaces(spec, linux, inputs.pod_dir, &mut slots)?;
     let sysctls = sysctls(linux, &namespaces)?;
+    let own_cgroups = namespaces
+        .cgroup
+        .is_some_and(|target| target.mode() != Mode::Host);
     let mounts = mounts(
         spec.mounts().as_deref().unwrap_or_default(),
         inputs,
+        own_cgroups,
         &mut slots,
     )?;
     let mut process = process(given, inputs.env.clone(), inputs.kernel_capabilities)?;
@@ -60,7 +66,10 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         process.seccomp.clone_from(&filter.program);
         process.seccomp_flags = filter.flags;
     }
-    let io = io(inputs, &mut slots);
+    let io = io(inputs, process.terminal, &mut slots);
+    let preserve_slots = (0..inputs.io.preserved)
+        .map(|number| slots.add(Slot::Preserved(number)))
+        .collect();
     let cgroup = cgroup(inputs, &mut slots);
     // One slot more is the plan's own.
     if slots.0.len() + 1 > MAX_SLOTS {
@@ -99,6 +108,8 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         stop_signal: inputs.stop_signal,
         io: Some(io),
         cgroup: Some(cgroup),
+        detached: inputs.io.given,
+        preserve_slots,
     };
     Ok(PlanOutput {
         plan,
@@ -203,7 +214,26 @@ fn paths(field: &'static str, given: &Option<Vec<String>>) -> Result<Vec<String>
     }
 }
 
-fn io(inputs: &PlanInputs<'_>, slots: &mut Slots) -> IoPlan {
+fn io(inputs: &PlanInputs<'_>, terminal: bool, slots: &mut Slots) -> IoPlan {
+    if inputs.io.given {
+        let mut stream = |number| {
+            // A terminal takes the place of all three.
+            if terminal {
+                return -1;
+            }
+            i32::try_from(slots.add(Slot::Stream(number))).unwrap_or(i32::MAX)
+        };
+        let given = GivenStreams {
+            stdin: stream(0),
+            stdout: stream(1),
+            stderr: stream(2),
+        };
+        return IoPlan {
+            log_slot: -1,
+            given: Some(given),
+            ..IoPlan::default()
+        };
+    }
     let log_slot = if inputs.io.log {
         i32::try_from(slots.add(Slot::LogFile)).unwrap_or(i32::MAX)
     } else {
@@ -214,6 +244,7 @@ fn io(inputs: &PlanInputs<'_>, slots: &mut Slots) -> IoPlan {
         stdin: inputs.io.stdin,
         stdin_once: inputs.io.stdin_once,
         max_line: inputs.io.max_line,
+        given: None,
     }
 }
 

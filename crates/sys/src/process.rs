@@ -413,6 +413,60 @@ pub fn execveat(fd: BorrowedFd<'_>, args: &[CString], env: &[CString]) -> io::Er
     io::Error::last_os_error()
 }
 
+/// Starts the program behind `program` as a child, with the streams at /dev/null,
+/// `fds` as its descriptors 3, 4, ... and nothing else of the caller's.
+///
+/// # Errors
+/// InvalidInput in a threaded process; the errno of cloning. That the program cannot
+/// be executed is seen as the end of the child.
+pub fn spawn(
+    program: BorrowedFd<'_>,
+    args: &[CString],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<OwnedFd> {
+    assert_single_threaded()?;
+    let null = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    // SAFETY: the first line proved that there is one thread.
+    match unsafe { crate::clone::clone3(crate::clone::Request::default()) }? {
+        crate::clone::Side::Parent { pidfd, .. } => Ok(pidfd),
+        crate::clone::Side::Child => {
+            let error = (|| -> io::Result<io::Error> {
+                let first = 3 + RawFd::try_from(fds.len()).unwrap_or(RawFd::MAX);
+                // Out of the way of the numbers that are filled below.
+                let program = above(program, first)?;
+                let null = above(null.as_fd(), first)?;
+                let fds = fds.iter().map(|fd| above(fd.as_fd(), first));
+                let fds = fds.collect::<io::Result<Vec<_>>>()?;
+                reset_signals()?;
+                setsid()?;
+                cloexec_from(3)?;
+                let streams = [&null, &null, &null].into_iter();
+                for (number, fd) in streams.chain(&fds).enumerate() {
+                    // SAFETY: all that is still used lies above these numbers.
+                    unsafe { dup_onto(fd, RawFd::try_from(number).unwrap_or(RawFd::MAX)) }?;
+                }
+                Ok(execveat(program.as_fd(), args, &[]))
+            })();
+            drop(error);
+            exit_now(127)
+        }
+    }
+}
+
+/// A duplicate, close-on-exec, whose number is at least `first`.
+///
+/// # Errors
+/// EMFILE beyond the limit of descriptors.
+pub fn above(fd: BorrowedFd<'_>, first: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    let fd = check_int(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, first) })?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()

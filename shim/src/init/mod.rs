@@ -27,26 +27,42 @@ use berth_sys::{
 use crate::{
     child, console,
     process::{self as steps, Program},
-    stdio::Inside,
-    wire::{Slots, Step as _, invalid},
+    stdio::{Inside, Preserved},
+    wire::{Slots, Step as _, invalid, system},
 };
 
 /// Never returns: either the program runs or the parent has been told why not.
 pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent: &OwnedFd) -> ! {
-    let failure = match set_up(plan, slots, inside, parent) {
+    let preserved = match Preserved::take(slots, &plan.preserve_slots) {
+        Ok(preserved) => preserved,
+        Err(failure) => child::give_up(parent, &failure),
+    };
+    // Out of the way of the preserved descriptors' numbers.
+    let parent = match process::above(parent.as_fd(), preserved.end()) {
+        Ok(parent) => parent,
+        Err(error) => child::give_up(parent, &system("clone", "moving the handshake", &error)),
+    };
+    let failure = match set_up(plan, slots, inside, &parent) {
         Ok((process, program)) => {
-            child::await_go(parent);
-            finish(process, &process.seccomp, &program)
+            child::await_go(&parent);
+            finish(process, &process.seccomp, &program, &preserved)
         }
         Err(failure) => failure,
     };
-    child::give_up(parent, &failure)
+    child::give_up(&parent, &failure)
 }
 
 /// From "go" to the program; returns only what went wrong.
-pub(crate) fn finish(process: &ProcessPlan, seccomp: &[u8], program: &Program) -> Failure {
+pub(crate) fn finish(
+    process: &ProcessPlan,
+    seccomp: &[u8],
+    program: &Program,
+    preserved: &Preserved,
+) -> Failure {
     // Before the filter, which may not allow it.
-    let confined = process::cloexec_from(3)
+    let confined = preserved
+        .put()
+        .and_then(|()| process::cloexec_from(preserved.end()))
         .step("exec", || "closing descriptors".to_owned())
         .and_then(|()| steps::confine(process, seccomp));
     match confined {
@@ -97,21 +113,28 @@ fn set_up<'plan>(
     rootfs::make_readonly(plan)?;
 
     steps::apply_limits(process)?;
-    let masters = wire_streams(inside, console)?;
+    let size = (process.terminal_rows, process.terminal_columns);
+    let masters = wire_streams(inside, console, size)?;
     process::fchdir(&cwd).step("mount", || "entering the working directory".to_owned())?;
     drop(cwd);
+    if plan.detached {
+        // Callers of OCI runtimes want to hear of it from create, not from start.
+        program.find()?;
+    }
     child::say_ready(parent, &child::raw(&masters))
         .step("clone", || "telling that init is ready".to_owned())?;
     Ok((process, program))
 }
 
 /// Puts the streams onto 0, 1 and 2 and returns what the parent must get.
-fn wire_streams(
+pub(crate) fn wire_streams(
     inside: Option<Inside>,
     console: Option<console::Console>,
+    (rows, columns): (u32, u32),
 ) -> Result<Vec<OwnedFd>, Failure> {
     let step = || "connecting the standard streams".to_owned();
     if let Some(console) = console {
+        console.resize(rows, columns).step("clone", step)?;
         terminal::set_controlling(&console.inside).step("clone", step)?;
         for number in 0..3 {
             put(&console.inside, number).step("clone", step)?;

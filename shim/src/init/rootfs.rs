@@ -27,7 +27,8 @@ pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
         .ok_or_else(|| invalid("the plan has no root"))?;
     let tree = slots.get(root.tree_slot)?;
     let mount = match (root.layers.as_slice(), root.upper.as_str()) {
-        ([], "") => bind(tree, "")?,
+        // The tree is the root itself, with what is mounted below it.
+        ([], "") => whole(tree)?,
         ([only], "") => bind(tree, only)?,
         (_, "") => overlay(root, tree, false)?,
         _ => overlay(root, tree, true)?,
@@ -43,6 +44,12 @@ fn bind(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
     let directory = below(tree, path)?;
     let what = || format!("cloning the tree at {path:?}");
     mount::clone_tree(&directory, c"", true).step("rootfs", what)
+}
+
+fn whole(tree: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let what = || "taking the tree of the root".to_owned();
+    mount::set_attributes(tree, 0, 0, libc::MS_PRIVATE, true).step("rootfs", what)?;
+    tree.try_clone_to_owned().step("rootfs", what)
 }
 
 /// Attaches the tree; the pivot takes it off again. The kernel clones only what is

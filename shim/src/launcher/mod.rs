@@ -28,6 +28,8 @@ use nix::{
 
 use crate::wire::{self, Answer, Incoming, Step as _, unknown_verb};
 
+pub(crate) use tree::own_slim_namespace;
+
 /// What the launcher works with.
 pub(crate) struct Launcher {
     /// Where shims live: proc, sys and nothing else.
