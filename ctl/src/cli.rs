@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 
 use crate::{output::Format, time::parse_duration, verb};
 
@@ -55,15 +55,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// Form of the result
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FORMAT",
-        default_value = "table"
-    )]
-    pub(crate) output: Format,
+    /// Form of the result [default: table]
+    // A string, as `save -o FILE` is: clap hands the values of global arguments
+    // up and down, and they must then be of one type.
+    #[arg(short, long, global = true, value_name = "FORMAT", value_parser = Format::names())]
+    output: Option<String>,
 
     /// Whole ids in tables
     #[arg(long, global = true)]
@@ -72,6 +68,17 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) verb: Verb,
+}
+
+impl Cli {
+    /// The form of the result.
+    pub(crate) fn format(&self) -> Format {
+        let given = self.output.as_deref();
+        // What is no format is another argument with this letter.
+        given
+            .and_then(|name| Format::from_str(name, false).ok())
+            .unwrap_or(Format::Table)
+    }
 }
 
 fn long_help() -> String {
@@ -97,8 +104,21 @@ pub(crate) enum Verb {
     /// Fetch images from their registry
     Pull(verb::pull::Args),
     /// Make an image from an archive, a root file system or a directory
-    #[command(visible_alias = "load")]
     Import(verb::import::Args),
+    /// Send an image to its registry
+    Push(verb::push::Args),
+    /// Give an image a further name
+    Tag(verb::tag::Args),
+    /// Take names away from images
+    Untag(verb::untag::Args),
+    /// Write images into an archive
+    Save(verb::save::Args),
+    /// Read images from an archive
+    Load(verb::load::Args),
+    /// Keep the credentials for a registry
+    Login(verb::login::Args),
+    /// Forget the credentials for a registry
+    Logout(verb::logout::Args),
     /// Remove images
     Rmi(verb::rmi::Args),
     /// Everything that is known of a container, pod or image, as JSON

@@ -8,7 +8,7 @@ use std::{
 
 use tonic::{Code, Status};
 
-use crate::output::text::printable_lines;
+use crate::output::{self, text::printable_lines};
 
 /// The request failed.
 pub(crate) const EXIT_FAILED: u8 = 1;
@@ -124,6 +124,11 @@ impl Failure {
             | Code::DataLoss
             | Code::Unauthenticated => failure,
         }
+    }
+
+    /// Writes it to standard error as something that does not end the verb.
+    pub(crate) fn warn(&self) {
+        output::note(&format!("warning: {}: {}", self.what, self.why));
     }
 
     /// Writes it to standard error. What comes from images, containers and

@@ -7,6 +7,7 @@
 mod cli;
 mod config;
 mod connect;
+mod credentials;
 mod cri_json;
 mod endpoint;
 mod failure;
@@ -14,6 +15,8 @@ mod listing;
 mod log_reader;
 mod lookup;
 mod output;
+mod progress;
+mod prompt;
 mod time;
 mod verb;
 

@@ -1,9 +1,11 @@
 //! `berth.v1.Node`: what people ask of a node beyond the CRI.
 
+mod export;
 mod import;
 mod info;
 mod pull;
 mod run;
+mod tag;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -50,6 +52,38 @@ impl NodeService for Service {
     ) -> Answer<v1::ImportResponse> {
         let images = import::import(&self.node, request.into_inner()).await?;
         Ok(Response::new(v1::ImportResponse { images }))
+    }
+
+    async fn tag(&self, request: Request<v1::TagRequest>) -> Answer<v1::TagResponse> {
+        let deadline = deadline(&request);
+        let answer = tag::tag(&self.node, request.into_inner(), deadline).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn untag(&self, request: Request<v1::UntagRequest>) -> Answer<v1::UntagResponse> {
+        let deadline = deadline(&request);
+        let answer = tag::untag(&self.node, request.into_inner(), deadline).await?;
+        Ok(Response::new(answer))
+    }
+
+    type PushStream = Pin<Box<dyn Stream<Item = Result<v1::PushProgress, Status>> + Send>>;
+
+    async fn push(&self, _: Request<v1::PushRequest>) -> Answer<Self::PushStream> {
+        Err(Status::unimplemented("this agent cannot push images"))
+    }
+
+    type ExportStream = Pin<Box<dyn Stream<Item = Result<v1::ExportResponse, Status>> + Send>>;
+
+    async fn export(&self, request: Request<v1::ExportRequest>) -> Answer<Self::ExportStream> {
+        let stream = export::export(self.node.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn check_login(
+        &self,
+        _: Request<v1::CheckLoginRequest>,
+    ) -> Answer<v1::CheckLoginResponse> {
+        Err(Status::unimplemented("this agent cannot check credentials"))
     }
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<v1::RunResponse> {

@@ -7,7 +7,9 @@
 mod facts;
 mod pull;
 mod remove;
+mod save;
 mod settings;
+mod tag;
 mod view;
 
 use std::{
@@ -26,6 +28,8 @@ use crate::{
 pub(crate) use facts::facts;
 pub(crate) use pull::{import, parse, pull};
 pub(crate) use remove::{collect, collect_after, remove};
+pub(crate) use save::{Sink, export};
+pub(crate) use tag::{Untag, tag, untag};
 pub(crate) use view::{fs_usage, list, status};
 
 /// The images of this node.
@@ -175,6 +179,7 @@ pub(crate) fn convert(error: berth_image::Error) -> Error {
         K::RateLimited | K::TooLarge | K::NoSpace => Kind::ResourceExhausted,
         K::DataLoss => Kind::DataLoss,
         K::InvalidImage | K::Unsupported => Kind::InvalidArgument,
+        K::Incomplete => Kind::FailedPrecondition,
         K::Timeout => Kind::DeadlineExceeded,
         K::Cancelled => Kind::Cancelled,
         K::Internal => Kind::Internal,

@@ -85,6 +85,14 @@ verbs! {
     Pull = "pull" => FOR_CALLERS,
     /// An image from bytes that the caller sends.
     Import = "import" => FOR_CALLERS,
+    /// Images as an archive for a caller.
+    Export = "export" => FOR_CALLERS,
+    /// An image into its registry. What has arrived there is not sent again.
+    Push = "push" => FOR_CALLERS,
+    /// A further name for an image.
+    Tag = "tag" => REPEATABLE,
+    /// A name taken away from an image.
+    Untag = "untag" => REPEATABLE,
     /// RemoveImage.
     RemoveImage = "remove-image" => REPEATABLE,
 }

@@ -30,6 +30,8 @@ pub enum Kind {
     InvalidImage,
     /// Legal, but nothing that can be run here.
     Unsupported,
+    /// Parts of the image are not kept here; pulling it again brings them back.
+    Incomplete,
     /// More than a limit allows.
     TooLarge,
     /// The disk is full.
@@ -101,6 +103,19 @@ pub enum Error {
         /// That of what came.
         actual: Digest,
     },
+    /// Something of an image that its record names and the store does not have.
+    #[error("the store does not have {what} {digest} of image {image}; pull the image again")]
+    Incomplete {
+        /// The image's id.
+        image: Digest,
+        /// What it is: the manifest, a layer.
+        what: &'static str,
+        /// Digest of what is missing.
+        digest: Digest,
+    },
+    /// Whoever reads an archive has stopped.
+    #[error("the archive cannot be written")]
+    Write(#[source] io::Error),
     /// A file operation of the store.
     #[error("cannot {what} in the image store ({path})")]
     Store {
@@ -135,6 +150,8 @@ impl Error {
             Self::Layer { source, .. } => layer(source),
             Self::Compression { .. } | Self::BlobDigest { .. } => Kind::DataLoss,
             Self::DiffId { .. } => Kind::DataLoss,
+            Self::Incomplete { .. } => Kind::Incomplete,
+            Self::Write(source) => io_kind(source),
             Self::Zstd { .. } => Kind::Unsupported,
             Self::Store { source, .. } => io_kind(source),
             Self::Cancelled => Kind::Cancelled,

@@ -8,6 +8,7 @@
 //! Everything that comes from a registry or an archive is hostile until it has
 //! passed through one of the types here.
 
+mod contents;
 mod document;
 mod error;
 mod image;
@@ -16,10 +17,12 @@ mod layer;
 mod name;
 mod pull;
 mod registry;
+mod save;
 mod store;
 pub mod tar;
 mod unpack;
 
+pub use contents::Recorded;
 pub use document::{DocumentError, HistoryEntry, ImageConfig};
 pub use error::{Error, Kind};
 pub use image::StoredImage;
@@ -28,4 +31,5 @@ pub use layer::{Exceeded, LayerError, Limits, Target, classify};
 pub use name::{Algorithm, Digest, DigestError, Hasher, Platform, Reference, ReferenceError};
 pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest};
 pub use registry::{Auth, Registries, RegistryError};
+pub use save::Archive;
 pub use store::{Freed, Hold, LiveSet, Settings, Store, Usage};

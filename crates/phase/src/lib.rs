@@ -48,6 +48,8 @@ phases! {
     Verify = "verify",
     /// Making something complete visible under its final name.
     Publish = "publish",
+    /// Sending a blob, to a registry or to a client.
+    Send = "send",
     /// Computing the OCI specification and the plan.
     Plan = "plan",
     /// Creating or opening a pod's namespaces.

@@ -22,6 +22,18 @@ pub(crate) enum Format {
     Yaml,
 }
 
+impl Format {
+    /// Takes the names of formats, as strings.
+    pub(crate) fn names() -> clap::builder::PossibleValuesParser {
+        use clap::ValueEnum as _;
+        let values = Self::value_variants().iter();
+        values
+            .filter_map(Self::to_possible_value)
+            .collect::<Vec<_>>()
+            .into()
+    }
+}
+
 /// Writes text to standard output as it is.
 pub(crate) fn print(text: &str) -> Outcome<()> {
     let mut out = io::stdout().lock();

@@ -21,6 +21,18 @@ const AT_ONCE: usize = 16;
 /// Acts on each name, tells each that is done and each failure as they come,
 /// and returns the exit code for all.
 pub(super) async fn each(names: &[String], act: impl AsyncFn(&str) -> Outcome<()>) -> Outcome<u8> {
+    each_telling(names, async |name| {
+        act(name).await?;
+        Ok(vec![name.to_owned()])
+    })
+    .await
+}
+
+/// The same where there is more to tell than the name: a line each.
+pub(super) async fn each_telling(
+    names: &[String],
+    act: impl AsyncFn(&str) -> Outcome<Vec<String>>,
+) -> Outcome<u8> {
     let gate = Semaphore::new(AT_ONCE);
     let (gate, act) = (&gate, &act);
     let one = |name: &'_ String| {
@@ -29,7 +41,10 @@ pub(super) async fn each(names: &[String], act: impl AsyncFn(&str) -> Outcome<()
             // The gate is never closed.
             let _permit = gate.acquire().await.ok();
             match act(&name).await {
-                Ok(()) => output::line(&name).map(|()| 0),
+                Ok(lines) => lines
+                    .iter()
+                    .try_for_each(|line| output::line(line))
+                    .map(|()| 0),
                 Err(failure) => {
                     failure.print();
                     Ok(EXIT_FAILED)

@@ -48,7 +48,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Given {
+pub(super) enum Given {
     /// Found out from the content
     Auto,
     /// An OCI image layout
@@ -61,13 +61,25 @@ enum Given {
 
 pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
     let what = format!("cannot import {}", args.path.display());
-    let source = Source::of(&args).map_err(|error| Failure::new(&what, error.to_string()))?;
+    let source = Source::of(&args.path).map_err(|error| Failure::new(&what, error.to_string()))?;
     let config = args.config.as_deref().map(read_config).transpose()?;
     let header = ImportHeader {
         format: source.kind(args.format).into(),
         reference: args.reference.clone().unwrap_or_default(),
         config: config.unwrap_or_default(),
     };
+    let images = send(context, &what, source, header, args.quiet).await?;
+    show(context, &args, &images)
+}
+
+/// Sends a header and what is in `source`; `what` is for failures.
+pub(super) async fn send(
+    context: &Context,
+    what: &str,
+    source: Source,
+    header: ImportHeader,
+    quiet: bool,
+) -> Outcome<ImportResponse> {
     let connection = context.connect().await?;
 
     let (sender, receiver) = mpsc::channel(AHEAD);
@@ -77,7 +89,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
     // The channel is empty: there is room for the first message.
     drop(sender.try_send(first));
     let (failed, failure) = oneshot::channel();
-    let bar = bar(args.quiet);
+    let bar = bar(quiet);
     let reader = source.start(sender.clone(), failed, bar.clone())?;
 
     let mut client = connection.node();
@@ -104,10 +116,9 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
     drop(holder);
     bar.finish_and_clear();
     drop(reader);
-    let images = answer
-        .map_err(|status| Failure::refused(&what, &status))?
-        .into_inner();
-    show(context, &args, &images)
+    Ok(answer
+        .map_err(|status| Failure::refused(what, &status))?
+        .into_inner())
 }
 
 fn show(context: &Context, args: &Args, imported: &ImportResponse) -> Outcome<u8> {
@@ -160,15 +171,15 @@ fn read_config(path: &Path) -> Outcome<Vec<u8>> {
 }
 
 /// What is sent.
-enum Source {
+pub(super) enum Source {
     Stdin,
     File(File),
     Directory(PathBuf),
 }
 
 impl Source {
-    fn of(args: &Args) -> io::Result<Self> {
-        if args.path == Path::new("-") {
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        if path == Path::new("-") {
             if io::stdin().is_terminal() {
                 return Err(io::Error::other(
                     "standard input is a terminal: pipe an archive into it",
@@ -176,16 +187,16 @@ impl Source {
             }
             return Ok(Self::Stdin);
         }
-        if fs::metadata(&args.path)?.is_dir() {
+        if fs::metadata(path)?.is_dir() {
             // Fails now rather than in the middle of the stream.
-            fs::read_dir(&args.path)?;
-            return Ok(Self::Directory(args.path.clone()));
+            fs::read_dir(path)?;
+            return Ok(Self::Directory(path.to_owned()));
         }
-        File::open(&args.path).map(Self::File)
+        File::open(path).map(Self::File)
     }
 
     /// A directory shows what it is; a stream is left to the agent.
-    fn kind(&self, given: Given) -> Kind {
+    pub(super) fn kind(&self, given: Given) -> Kind {
         match (given, self) {
             (Given::Auto, Self::Directory(path)) if path.join("oci-layout").is_file() => {
                 Kind::OciLayout

@@ -8,22 +8,29 @@ pub(crate) mod images;
 pub(crate) mod import;
 mod info;
 pub(crate) mod inspect;
+pub(crate) mod load;
+pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod logs;
 mod ops;
 pub(crate) mod pods;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod push;
 mod refusal;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod rmp;
 pub(crate) mod run;
 pub(crate) mod runp;
+pub(crate) mod save;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod stopp;
+pub(crate) mod tag;
 mod tree;
+pub(crate) mod untag;
 pub(crate) mod version;
 
 use std::time::Duration;
@@ -57,9 +64,9 @@ impl Context {
 /// Carries out what the command line says.
 pub(crate) async fn dispatch(cli: Cli) -> Outcome<u8> {
     let context = &Context {
+        format: cli.format(),
         endpoint: cli.endpoint,
         timeout: cli.timeout,
-        format: cli.output,
         no_trunc: cli.no_trunc,
     };
     match cli.verb {
@@ -70,6 +77,13 @@ pub(crate) async fn dispatch(cli: Cli) -> Outcome<u8> {
         Verb::Images(args) => images::run(context, &args).await,
         Verb::Pull(args) => pull::run(context, &args).await,
         Verb::Import(args) => import::run(context, args).await,
+        Verb::Load(args) => load::run(context, args).await,
+        Verb::Save(args) => save::run(context, &args).await,
+        Verb::Tag(args) => tag::run(context, &args).await,
+        Verb::Untag(args) => untag::run(context, &args).await,
+        Verb::Push(args) => push::run(context, &args).await,
+        Verb::Login(args) => login::run(context, args).await,
+        Verb::Logout(args) => logout::run(&args).await,
         Verb::Rmi(args) => rmi::run(context, &args).await,
         Verb::Inspect(args) => inspect::run(context, &args).await,
         Verb::Inspectp(names) => inspect::run(context, &names.of(inspect::Type::Pod)).await,

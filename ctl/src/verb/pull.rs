@@ -1,7 +1,6 @@
 //! `pull`: fetches images, with the progress of each layer.
 
 use std::{
-    collections::HashMap,
     io::{self, IsTerminal as _},
     time::Duration,
 };
@@ -10,18 +9,17 @@ use berth_proto::{
     berth::v1::{self as berth, blob_progress::State},
     cri,
 };
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::Context;
 use crate::{
     connect::Connection,
+    credentials::{self, Registry},
     failure::{EXIT_FAILED, Failure, Outcome},
     listing::is_missing,
-    output::{
-        self, Format,
-        text::{decimal_bytes, printable, short_id},
-    },
+    output::{self, Format, text::printable},
+    progress::{Blobs, Step},
 };
 
 #[derive(Debug, clap::Args)]
@@ -77,25 +75,25 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
 /// Pulls one image. Progress goes to standard error: bars on a terminal, a
 /// line for each change otherwise.
 pub(super) async fn pull(connection: &Connection, reference: &str, quiet: bool) -> Outcome<Pulled> {
-    let failed =
-        |status: &tonic::Status| Failure::refused(format!("cannot pull {reference}"), status);
+    let failed = |status: &tonic::Status| refused("pull", reference, status);
+    let auth = credentials::for_image(reference).await;
     let request = berth::PullRequest {
         reference: reference.to_owned(),
-        auth: None,
+        auth: auth.clone(),
     };
     let mut stream = match connection.node().pull(connection.open_ended(request)).await {
         Ok(answer) => answer.into_inner(),
         Err(status) if is_missing(&status) => {
-            return pull_by_cri(connection, reference, quiet).await;
+            return pull_by_cri(connection, reference, auth, quiet).await;
         }
         Err(status) => return Err(failed(&status)),
     };
-    let mut progress = Progress::new(reference, quiet);
+    let mut progress = Blobs::new(&format!("Pulling {reference}"), quiet);
     let mut pulled = Pulled::default();
     loop {
         match stream.message().await {
             Ok(Some(message)) => {
-                progress.show(&message);
+                show(&mut progress, &message);
                 if !message.image_id.is_empty() {
                     pulled = Pulled {
                         image_id: message.image_id,
@@ -108,7 +106,7 @@ pub(super) async fn pull(connection: &Connection, reference: &str, quiet: bool) 
             // A server may answer so only when the stream is read.
             Err(status) if is_missing(&status) && pulled.image_id.is_empty() => {
                 progress.end();
-                return pull_by_cri(connection, reference, quiet).await;
+                return pull_by_cri(connection, reference, auth, quiet).await;
             }
             Err(status) => {
                 progress.end();
@@ -126,8 +124,25 @@ pub(super) async fn pull(connection: &Connection, reference: &str, quiet: bool) 
     Ok(pulled)
 }
 
+/// A failure that says where to log in, if that is what is missing.
+pub(super) fn refused(verb: &str, reference: &str, status: &tonic::Status) -> Failure {
+    let failure = Failure::refused(format!("cannot {verb} {reference}"), status);
+    match status.code() {
+        tonic::Code::Unauthenticated => {
+            let (registry, _) = Registry::of_image(reference);
+            failure.next(format!("berthctl login {}", registry.name()))
+        }
+        _ => failure,
+    }
+}
+
 /// Any other CRI runtime: no progress, and only the image's id in the end.
-async fn pull_by_cri(connection: &Connection, reference: &str, quiet: bool) -> Outcome<Pulled> {
+async fn pull_by_cri(
+    connection: &Connection,
+    reference: &str,
+    auth: Option<cri::AuthConfig>,
+    quiet: bool,
+) -> Outcome<Pulled> {
     let spinner = if quiet || !io::stderr().is_terminal() {
         ProgressBar::hidden()
     } else {
@@ -139,7 +154,7 @@ async fn pull_by_cri(connection: &Connection, reference: &str, quiet: bool) -> O
             image: reference.to_owned(),
             ..Default::default()
         }),
-        auth: None,
+        auth,
         sandbox_config: None,
     };
     let answer = connection
@@ -148,7 +163,7 @@ async fn pull_by_cri(connection: &Connection, reference: &str, quiet: bool) -> O
         .await;
     spinner.finish_and_clear();
     let image_ref = answer
-        .map_err(|status| Failure::refused(format!("cannot pull {reference}"), &status))?
+        .map_err(|status| refused("pull", reference, &status))?
         .into_inner()
         .image_ref;
     Ok(Pulled {
@@ -158,98 +173,21 @@ async fn pull_by_cri(connection: &Connection, reference: &str, quiet: bool) -> O
     })
 }
 
-/// Shows how far a pull is.
-struct Progress {
-    style: Style,
-    /// The last state told of each layer.
-    told: HashMap<String, State>,
-}
-
-enum Style {
-    Quiet,
-    Lines,
-    Bars {
-        all: MultiProgress,
-        bars: HashMap<String, ProgressBar>,
-        style: ProgressStyle,
-    },
-}
-
-impl Progress {
-    fn new(reference: &str, quiet: bool) -> Self {
-        let style = if quiet {
-            Style::Quiet
-        } else {
-            output::note(&format!("Pulling {reference}"));
-            if io::stderr().is_terminal() {
-                let template =
-                    "{prefix:12}  {msg:10}  {bar:30}  {decimal_bytes}/{decimal_total_bytes}";
-                Style::Bars {
-                    all: MultiProgress::new(),
-                    bars: HashMap::new(),
-                    style: ProgressStyle::with_template(template)
-                        .unwrap_or_else(|_invalid| ProgressStyle::default_bar())
-                        .progress_chars("=> "),
-                }
-            } else {
-                Style::Lines
-            }
-        };
-        Self {
-            style,
-            told: HashMap::new(),
-        }
-    }
-
-    fn show(&mut self, message: &berth::PullProgress) {
-        for blob in &message.blobs {
-            let name = printable(short_id(&blob.digest));
-            let state = blob.state();
-            match &mut self.style {
-                Style::Quiet => {}
-                Style::Lines => {
-                    if self.told.insert(blob.digest.clone(), state) != Some(state)
-                        && state != State::Waiting
-                    {
-                        let size = match state {
-                            State::Fetching if blob.total > 0 => {
-                                format!(" {}", decimal_bytes(blob.total))
-                            }
-                            _ => String::new(),
-                        };
-                        output::note(&format!("{name}: {}{size}", word(state)));
-                    }
-                }
-                Style::Bars { all, bars, style } => {
-                    let bar = bars.entry(blob.digest.clone()).or_insert_with(|| {
-                        all.add(
-                            ProgressBar::no_length()
-                                .with_style(style.clone())
-                                .with_prefix(name),
-                        )
-                    });
-                    bar.set_length(blob.total);
-                    bar.set_message(word(state));
-                    match state {
-                        State::Done | State::Exists => {
-                            bar.set_position(blob.total);
-                            bar.abandon();
-                        }
-                        State::Waiting | State::Fetching | State::Unpacking => {
-                            bar.set_position(blob.fetched);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn end(&self) {
-        if let Style::Bars { bars, .. } = &self.style {
-            for bar in bars.values() {
-                bar.abandon();
-            }
-        }
+/// Shows what a message tells of each layer.
+fn show(progress: &mut Blobs, message: &berth::PullProgress) {
+    for blob in &message.blobs {
+        let state = blob.state();
+        progress.show(
+            &blob.digest,
+            &Step {
+                word: word(state),
+                size: (state == State::Fetching).then_some(blob.total),
+                position: blob.fetched,
+                total: blob.total,
+                begun: state != State::Waiting,
+                ended: matches!(state, State::Done | State::Exists),
+            },
+        );
     }
 }
 

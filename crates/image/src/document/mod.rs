@@ -9,7 +9,8 @@ mod manifest;
 pub use config::{HistoryEntry, ImageConfig};
 pub(crate) use config::{Parsed, parse_config};
 pub(crate) use manifest::{
-    ACCEPT, Descriptor, Document, Manifest, choose, parse_document, synthesise,
+    ACCEPT, DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,
+    OCI_MANIFEST, choose, parse_document, synthesise,
 };
 
 /// Largest index, manifest or configuration. Registries have the same limit for manifests

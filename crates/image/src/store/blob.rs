@@ -47,6 +47,17 @@ impl Inner {
         Ok(Some(bytes))
     }
 
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<Option<File>, Error> {
+        let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
+        match open_beneath(&self.blobs, path.as_bytes(), flags) {
+            Err(Errno::NOENT) => Ok(None),
+            other => Ok(Some(File::from(
+                other.map_err(Error::store("open", blob_name(digest)))?,
+            ))),
+        }
+    }
+
     /// Keeps `bytes`, whose digest the caller has verified.
     pub(crate) fn write_blob(self: &Arc<Self>, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
         if matches!(self.read_blob(digest), Ok(Some(_))) {
