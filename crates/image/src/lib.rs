@@ -32,4 +32,4 @@ pub use name::{Algorithm, Digest, DigestError, Hasher, Platform, Reference, Refe
 pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest};
 pub use registry::{Auth, Registries, RegistryError};
 pub use save::Archive;
-pub use store::{Freed, Hold, LiveSet, Settings, Store, Usage};
+pub use store::{BlobWriter, Freed, Hold, LiveSet, Settings, Store, Usage};

@@ -1,14 +1,23 @@
-//! Documents of images, kept byte for byte.
+//! Documents and compressed layers of images, kept byte for byte.
 
-use std::{fs::File, io::Read as _, io::Write as _, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read as _, Write},
+    sync::Arc,
+};
 
 use rustix::{
     fs::{self, Mode, OFlags},
     io::Errno,
 };
 
-use super::{Inner, Store, Work};
-use crate::{Error, document::DOCUMENT_MAX, layer::open_beneath, name::Digest};
+use super::{Hold, Inner, Store, Work};
+use crate::{
+    Error,
+    document::DOCUMENT_MAX,
+    layer::open_beneath,
+    name::{Algorithm, Digest, Hasher},
+};
 
 /// Where a blob lies below the store's root.
 pub(crate) fn blob_name(digest: &Digest) -> String {
@@ -23,16 +32,122 @@ impl Store {
     pub fn blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
         self.0.read_blob(digest)
     }
+
+    /// Opens a blob of any size for reading; `None` if it is not here. What is read
+    /// should be compared with `digest`, since a disk can damage it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<File>, Error> {
+        self.0.open_blob(digest)
+    }
+
+    /// Begins a blob that is written piece by piece. Hold its digest with
+    /// [`Store::hold`] first if it is known, or a collection may take it as soon
+    /// as it has its name.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn blob_writer(&self, algorithm: Algorithm) -> Result<BlobWriter, Error> {
+        let work = Work::new(&self.0)?;
+        let file = create_file(&work, "blob")?;
+        let hasher = Hasher::new(algorithm);
+        Ok(BlobWriter { work, file, hasher })
+    }
+
+    /// Keeps `blobs` from [`Store::collect`], whether they are here already or not.
+    #[must_use]
+    pub fn hold<'d>(&self, blobs: impl IntoIterator<Item = &'d Digest>) -> Hold {
+        let names = blobs.into_iter().map(blob_name).collect();
+        Hold::new(&self.0, names)
+    }
+}
+
+/// A blob that is not whole yet; it is removed if it is dropped before its commit.
+#[derive(Debug)]
+pub struct BlobWriter {
+    work: Work,
+    file: File,
+    hasher: Hasher,
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl BlobWriter {
+    /// Compares what was written with `expected`, syncs it and gives it its name.
+    /// Without `expected` its own digest is its name. Returns the digest. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::BlobDigest`] if it is something else; [`Error::Store`].
+    pub fn commit(self, expected: Option<&Digest>) -> Result<Digest, Error> {
+        let digest = self.hasher.finish();
+        if let Some(expected) = expected.filter(|expected| **expected != digest) {
+            return Err(Error::BlobDigest {
+                expected: expected.clone(),
+                actual: digest,
+            });
+        }
+        let store = self.work.store();
+        let shown = blob_name(&digest);
+        self.file
+            .sync_all()
+            .map_err(Error::store_io("write", &shown))?;
+        store.name_blob(&self.work, "blob", &digest)?;
+        store.sync_blobs(&digest)?;
+        store.usage_changed();
+        Ok(digest)
+    }
+}
+
+pub(super) fn create_file(work: &Work, name: &str) -> Result<File, Error> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = fs::openat(work.fd(), name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(Error::store("create", "ingest"))?;
+    Ok(File::from(file))
 }
 
 impl Inner {
-    pub(crate) fn read_blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        let name = blob_name(digest);
+    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<Option<File>, Error> {
         let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
-        let file = match open_beneath(&self.blobs, path.as_bytes(), flags) {
-            Err(Errno::NOENT) => return Ok(None),
-            other => File::from(other.map_err(Error::store("open", &name))?),
+        match open_beneath(&self.blobs, path.as_bytes(), flags) {
+            Err(Errno::NOENT) => Ok(None),
+            other => Ok(Some(File::from(
+                other.map_err(Error::store("open", blob_name(digest)))?,
+            ))),
+        }
+    }
+
+    /// Gives `name` in `work`, verified and synced, the name of the blob `digest`.
+    pub(crate) fn name_blob(&self, work: &Work, name: &str, digest: &Digest) -> Result<(), Error> {
+        let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
+        fs::renameat(work.fd(), name, &self.blobs, &*path)
+            .map_err(Error::store("name", blob_name(digest)))
+    }
+
+    /// Makes the names of blobs like `digest` survive a power cut.
+    pub(crate) fn sync_blobs(&self, digest: &Digest) -> Result<(), Error> {
+        let algorithm = digest.algorithm().name();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let directory = open_beneath(&self.blobs, algorithm.as_bytes(), flags)
+            .map_err(Error::store("open", format!("blobs/{algorithm}")))?;
+        fs::fsync(directory).map_err(Error::store("sync", format!("blobs/{algorithm}")))
+    }
+
+    pub(crate) fn read_blob(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        let name = blob_name(digest);
+        let Some(file) = self.open_blob(digest)? else {
+            return Ok(None);
         };
         let mut bytes = Vec::new();
         file.take(DOCUMENT_MAX + 1)
@@ -45,17 +160,6 @@ impl Inner {
             });
         }
         Ok(Some(bytes))
-    }
-
-    pub(crate) fn open_blob(&self, digest: &Digest) -> Result<Option<File>, Error> {
-        let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
-        match open_beneath(&self.blobs, path.as_bytes(), flags) {
-            Err(Errno::NOENT) => Ok(None),
-            other => Ok(Some(File::from(
-                other.map_err(Error::store("open", blob_name(digest)))?,
-            ))),
-        }
     }
 
     /// Keeps `bytes`, whose digest the caller has verified.

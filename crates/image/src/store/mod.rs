@@ -1,7 +1,7 @@
 //! The directory that holds images.
 //!
 //! ```text
-//! blobs/<algorithm>/<hex>   indexes, manifests, configurations, byte for byte
+//! blobs/<algorithm>/<hex>   indexes, manifests, configurations, compressed layers, byte for byte
 //! layers/<hex>/             a layer unpacked alone, named by its diffID
 //! layers/chain-<hex>/       one completed from the layers below, named by its chain
 //! layers/<name>.meta        what is known of a layer beside its files
@@ -19,6 +19,7 @@ mod layers;
 mod usage;
 mod work;
 
+pub use blob::BlobWriter;
 pub(crate) use blob::blob_name;
 pub use collect::{Freed, LiveSet};
 pub use hold::Hold;

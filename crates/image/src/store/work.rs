@@ -46,6 +46,10 @@ impl Work {
         })
     }
 
+    pub(super) fn store(&self) -> &Arc<Inner> {
+        &self.store
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
