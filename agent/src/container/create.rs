@@ -390,7 +390,6 @@ impl Inputs {
         let below = Directories::container_below_root(&self.id);
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
         let log_path = self.log_path();
-        let last = u8::try_from(credentials::last_capability()).unwrap_or(63);
         let is_file = |path: &Path| std::fs::metadata(path).map(|metadata| !metadata.is_dir());
         let own_volumes = node.dirs.container(&self.id).join(files::VOLUMES);
         let machine = Machine::native().ok_or_else(|| {
@@ -424,7 +423,7 @@ impl Inputs {
                     ..IoInputs::default()
                 },
                 env: Some(built.env.clone()),
-                kernel_capabilities: CapSet::up_to(last),
+                kernel_capabilities: CapSet::from_bits(credentials::available_capabilities()),
                 machine,
                 filters: &node.filters,
                 is_file: &|path| {
@@ -506,7 +505,6 @@ impl Inputs {
         let layers = self.layers();
         let volumes = node.dirs.container(&self.id).join(files::VOLUMES);
         let host_network = namespaces.network() == NamespaceMode::Node;
-        let last = u8::try_from(credentials::last_capability()).unwrap_or(63);
         let built = spec::build(&spec::Inputs {
             config: &self.config,
             pod_namespaces: &namespaces,
@@ -529,7 +527,7 @@ impl Inputs {
                 selinux: Path::new("/sys/fs/selinux/enforce").exists(),
                 // mount_setattr(2) is what every mount here is made with.
                 recursive_read_only: true,
-                capabilities: CapSet::up_to(last),
+                capabilities: CapSet::from_bits(credentials::available_capabilities()),
                 machine: Machine::native(),
                 default_pids: i64::try_from(node.config.container.pids_limit)
                     .ok()

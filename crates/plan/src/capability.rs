@@ -136,12 +136,6 @@ impl CapSet {
         Cap::all().collect()
     }
 
-    /// What a kernel has whose `/proc/sys/kernel/cap_last_cap` says `last`.
-    #[must_use]
-    pub fn up_to(last: u8) -> Self {
-        Cap::all().filter(|cap| cap.number() <= last).collect()
-    }
-
     /// The set with these bits; bits that no known capability has are left out.
     #[must_use]
     pub fn from_bits(bits: u64) -> Self {
@@ -232,12 +226,5 @@ mod tests {
     fn the_default_set_is_the_usual_one() {
         assert_eq!(mask(DEFAULT).unwrap(), 0xa804_25fb);
         assert_eq!(mask(["chown", "CAP_NOPE"]).unwrap_err().0, "CAP_NOPE");
-    }
-
-    #[test]
-    fn an_older_kernel_has_fewer() {
-        let old = CapSet::up_to(37);
-        assert!(!old.contains(Cap::parse("BPF").unwrap()));
-        assert!(old.contains(Cap::parse("AUDIT_READ").unwrap()));
     }
 }

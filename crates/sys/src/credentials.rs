@@ -32,6 +32,18 @@ pub fn last_capability() -> u32 {
         .unwrap_or(0)
 }
 
+/// What this process and those that it starts can have at most: its bounding set,
+/// which in a container or on a hardened node lacks some of what the kernel knows.
+#[must_use]
+pub fn available_capabilities() -> u64 {
+    (0..=last_capability())
+        .filter(|&cap| {
+            // SAFETY: prctl with integer arguments.
+            unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap, 0, 0, 0) == 1 }
+        })
+        .fold(0, |set, cap| set | 1 << cap)
+}
+
 /// Drops from the bounding set what `keep` does not name.
 ///
 /// # Errors

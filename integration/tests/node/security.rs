@@ -89,6 +89,30 @@ async fn a_user_has_the_groups_that_image_and_request_give() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_capabilities_are_those_that_the_agent_has_itself() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let own = std::fs::read_to_string(format!("/proc/{}/status", node.agent_pid()?))?;
+    let mut config = pod::sandbox(node, "all");
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().privileged = true;
+    let pod = node.run_pod(&config).await?;
+    let mut added = shell.container("added", OBEYS);
+    pod::security(&mut added).capabilities = Some(cri::Capability {
+        add_capabilities: vec!["ALL".into()],
+        ..Default::default()
+    });
+    let mut privileged = shell.container("privileged", OBEYS);
+    pod::security(&mut privileged).privileged = true;
+    for container in [added, privileged] {
+        let id = node.run(&pod, &container, &config).await?;
+        let status = node.sh(&id, STATUS).await?;
+        assert_eq!(field(&status, "CapEff"), field(&own, "CapBnd"), "{status}");
+    }
+    shell.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_new_privileges_makes_a_setuid_program_harmless() -> Result<()> {
     let shell = Shell::start().await?;
     let node = &shell.node;
