@@ -90,15 +90,9 @@ need git git
 }
 
 # The CRI's own client, where there is a Go that can fetch the version it wants.
-if [ ! -x "$tools/crictl" ] && ! command -v crictl >/dev/null; then
-    if command -v go >/dev/null && go version | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'; then
-        echo "go build crictl"
-        (cd integration/client/crictl && go build -trimpath -o "$tools/crictl" \
-            sigs.k8s.io/cri-tools/cmd/crictl) >"$tools/go.log" 2>&1 ||
-            fail "go build crictl: see $tools/go.log"
-    elif [ -n "${CI:-}" ]; then
-        fail "neither crictl nor Go 1.21 is here, and CI must run the crictl steps"
-    else
-        echo "note: neither crictl nor Go 1.21 or newer is here: the crictl steps will not run"
-    fi
+if command -v go >/dev/null && go version | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'; then
+    integration/conformance/prepare.sh crictl
+elif [ ! -x "$tools/crictl" ] && ! command -v crictl >/dev/null; then
+    [ -z "${CI:-}" ] || fail "neither crictl nor Go 1.21 is here, and CI must run the crictl steps"
+    echo "note: neither crictl nor Go 1.21 or newer is here: the crictl steps will not run"
 fi

@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod collector;
+pub mod conformance;
 pub mod failpoints;
 pub mod image;
 pub mod leak;

@@ -8,8 +8,13 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result};
 use berth_integration::{
     NetNs,
+    conformance::{
+        images,
+        report::{self, Report},
+    },
     image::{Image, busybox, demo, push},
     leak::{Scope, Snapshot, force_down, settle},
+    registry::Registry,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -37,6 +42,17 @@ enum Verb {
         #[arg(long)]
         layout: Option<PathBuf>,
     },
+    /// Offer critest's images on the loopback address until killed
+    Offer {
+        /// What `integration/conformance/prepare.sh` made
+        #[arg(long)]
+        parts: PathBuf,
+        /// Where to write a `hosts.toml` for each registry
+        #[arg(long)]
+        hosts: PathBuf,
+    },
+    /// Compare what critest said with what is recorded
+    Conformance(Conformance),
     /// Print the traces that a node has on this machine
     Traces(Node),
     /// Fail if there are other traces than before
@@ -101,6 +117,13 @@ async fn main() -> Result<ExitCode> {
             }
             println!("{}", image.id);
         }
+        Verb::Offer { parts, hosts } => {
+            let registry = Registry::start(&netns)?;
+            images::publish(&images::offers(&parts)?, &registry, &hosts)?;
+            println!("{}", registry.address());
+            std::future::pending::<()>().await;
+        }
+        Verb::Conformance(given) => return given.judge(),
         Verb::Traces(node) => print!("{}", Snapshot::take(&scope(&node, &netns))?.to_lines()),
         Verb::Compare { node, before } => {
             let before = read(&before)?;
@@ -115,6 +138,61 @@ async fn main() -> Result<ExitCode> {
         Verb::Sweep { node, before } => force_down(&scope(&node, &netns), &read(&before)?),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A run of critest.
+#[derive(Debug, Args)]
+struct Conformance {
+    /// Its report in JSON
+    report: PathBuf,
+    /// The names of the specs that must pass
+    #[arg(long)]
+    baseline: PathBuf,
+    /// Add what passes to the baseline
+    #[arg(long)]
+    record: bool,
+    /// Page to write
+    #[arg(long, requires = "head")]
+    page: Option<PathBuf>,
+    /// What stands above the table
+    #[arg(long)]
+    head: Option<PathBuf>,
+}
+
+impl Conformance {
+    fn judge(&self) -> Result<ExitCode> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+        };
+        let report = Report::from_ginkgo(read(&self.report)?.as_bytes())?;
+        let text = read(&self.baseline)?;
+        let mut baseline = report::baseline(&text);
+        if let (Some(page), Some(head)) = (&self.page, &self.head) {
+            std::fs::write(page, report.page(&read(head)?))?;
+        }
+        let lost = report.regressions(&baseline);
+        for (name, reason) in &lost {
+            println!("no longer passes: {name}\n    {reason}");
+        }
+        let passing = report.passing();
+        let gained = passing.difference(&baseline).count();
+        if self.record {
+            let remarks = text.lines().take_while(|line| line.starts_with('#'));
+            let mut lines: Vec<String> = remarks.map(str::to_owned).collect();
+            baseline.extend(passing);
+            lines.extend(baseline);
+            std::fs::write(&self.baseline, lines.join("\n") + "\n")?;
+        } else if gained > 0 {
+            println!("{gained} more pass than are recorded");
+        }
+        let (passed, failed, skipped) = report.counts();
+        println!("conformance: {passed} passed, {failed} failed, {skipped} skipped");
+        Ok(if lost.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
 }
 
 fn scope<'a>(node: &Node, netns: &'a NetNs) -> Scope<'a> {
