@@ -49,12 +49,25 @@ pub(crate) fn needs_completion(meta: &LayerMeta, view: &mut View) -> Result<bool
             _ => {}
         }
     }
+    for PathText(path) in &meta.late {
+        if link_below(view, path)? {
+            return Ok(true);
+        }
+    }
     for PathText(path) in &meta.whiteouts {
         if !merged(view, split(path).map_or(b"", |(parent, _)| parent))? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether `path` is a link in the layers below.
+fn link_below(view: &mut View, path: &[u8]) -> Result<bool, LayerError> {
+    let seen = view
+        .look(path)
+        .map_err(LayerError::io("look below at", path))?;
+    Ok(matches!(seen, Seen::Other(_, stat) if files::is_link(&stat)))
 }
 
 /// Whether overlayfs will merge the directory `path` with one below: only then it hides whiteouts.
@@ -84,9 +97,11 @@ pub(crate) fn compose(
         out,
         view,
         implied: meta.implied.iter().map(|path| path.0.clone()).collect(),
+        late: meta.late.iter().map(|path| path.0.clone()).collect(),
         placed: HashMap::new(),
         moved: HashMap::from([(Vec::new(), Vec::new())]),
         times: Vec::new(),
+        linked: HashSet::new(),
         whiteouts: Vec::new(),
         made: 0,
     };
@@ -109,11 +124,14 @@ struct Composer<'a> {
     out: OwnedFd,
     view: &'a mut View,
     implied: HashSet<Vec<u8>>,
+    late: HashSet<Vec<u8>>,
     /// Directories of the result.
     placed: HashMap<Vec<u8>, Placed>,
     /// Directories of the base to where they are in the result.
     moved: HashMap<Vec<u8>, Vec<u8>>,
     times: Vec<(Vec<u8>, Time)>,
+    /// Names that [`Composer::link`] has made.
+    linked: HashSet<Vec<u8>>,
     whiteouts: Vec<PathText>,
     made: u64,
 }
@@ -168,6 +186,9 @@ impl Composer<'_> {
         let base = files::open_directory(self.base, path)
             .map_err(LayerError::io("open directory", path))?;
         if !self.implied.contains(path) {
+            if self.late.contains(path) && link_below(self.view, &dest)? {
+                return Err(ambiguous(&dest));
+            }
             match self.placed.get(&dest) {
                 Some(Placed::Explicit) => return Err(ambiguous(&dest)),
                 Some(Placed::Implied) => self.times.retain(|(path, _)| *path != dest),
@@ -183,10 +204,18 @@ impl Composer<'_> {
             // The archive writes through the link, as if it were unpacked onto the layers below.
             Seen::Other(_, stat) if files::is_link(&stat) => {
                 let real = self.view.resolve(&dest).map_err(refused())?;
-                real.ok_or_else(|| LayerError::Conflict {
+                let (real, passed) = real.ok_or_else(|| LayerError::Conflict {
                     path: shown(&dest),
                     why: "is a loop of links in the layers below",
-                })?
+                })?;
+                for step in passed.iter().filter(|step| *step != path) {
+                    self.untouched(step, *step == real)?;
+                }
+                // What an opaque mark empties must not hold the link that led there.
+                if files::is_opaque(&base) && dest.starts_with(&real) {
+                    return Err(ambiguous(&dest));
+                }
+                real
             }
             _ => dest,
         };
@@ -197,6 +226,28 @@ impl Composer<'_> {
                 .map_err(LayerError::io("mark as opaque", &there))?;
         }
         Ok(there)
+    }
+
+    /// Refuses a layer that writes through `path`, of the layers below, and changes what it is.
+    fn untouched(&mut self, path: &[u8], last: bool) -> Result<(), LayerError> {
+        let flags = fs::OFlags::PATH | fs::OFlags::NOFOLLOW;
+        let fd = match files::open_beneath(self.base, path, flags) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(errno) => return Err(LayerError::io("look at", path)(errno)),
+        };
+        let refused = || LayerError::io("look at", path);
+        if !files::is_directory(&fs::fstat(fd).map_err(refused())?) {
+            return Err(ambiguous(path));
+        }
+        let directory = files::open_directory(self.base, path).map_err(refused())?;
+        // Emptying the last one leaves it in its place, emptying one above takes it away.
+        let emptied = !last && files::is_opaque(directory);
+        let replaced = !self.implied.contains(path) && link_below(self.view, path)?;
+        match emptied || replaced {
+            true => Err(ambiguous(path)),
+            false => Ok(()),
+        }
     }
 
     /// Makes `path` and its parents look as they do below, unless they are there.
@@ -308,6 +359,10 @@ impl Composer<'_> {
         match self.look(&found)? {
             Both::Out(stat) if files::is_whiteout(&stat) => return Err(dangling()),
             Both::Out(stat) if files::is_directory(&stat) => return Err(dangling()),
+            // Made before or after the link? A path through a link of the layers below cannot tell.
+            Both::Out(_) if found != target && !self.linked.contains(&found) => {
+                return Err(ambiguous(&found));
+            }
             Both::Out(_) => {}
             Both::Lower(Seen::Other(layer, _)) => {
                 self.ensure(found_parent)?;
@@ -319,11 +374,13 @@ impl Composer<'_> {
                 // One inode in two layers of one stack: overlayfs shows the upper one.
                 let made = fs::linkat(from, from_name, out, found_name, AtFlags::empty());
                 place(made, "link", &found)?;
+                self.linked.insert(found.clone());
             }
             Both::Lower(_) | Both::Absent => return Err(dangling()),
         }
         let (from, out) = (self.open_out(found_parent)?, self.open_out(&to)?);
         let made = fs::linkat(from, found_name, out, name, AtFlags::empty());
+        self.linked.insert(join(&to, name));
         place(made, "link", path)
     }
 
@@ -428,6 +485,7 @@ impl Composer<'_> {
             inodes: meta.inodes + self.made,
             root_opaque: meta.root_opaque,
             implied: Vec::new(),
+            late: Vec::new(),
             outside: Vec::new(),
             whiteouts: self.whiteouts,
         })

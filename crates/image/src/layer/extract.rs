@@ -5,7 +5,7 @@
 //! root that refuses links. The directory is ours alone until it is published.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fs::File,
     io::Read,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -40,6 +40,7 @@ pub(crate) struct Extracted {
     inodes: u64,
     root_opaque: bool,
     implied: Vec<PathText>,
+    late: Vec<PathText>,
     outside: Vec<OutsideLink>,
     whiteouts: Vec<PathText>,
 }
@@ -52,6 +53,7 @@ impl Extracted {
             inodes: self.inodes,
             root_opaque: self.root_opaque,
             implied: self.implied,
+            late: self.late,
             outside: self.outside,
             whiteouts: self.whiteouts,
         }
@@ -81,7 +83,7 @@ struct Extractor<'a> {
     budget: Budget<'a>,
     open: HashMap<Vec<u8>, OwnedFd>,
     /// Where hard links to lower files point: nothing may be made there afterwards.
-    awaited: HashSet<Vec<u8>>,
+    awaited: BTreeSet<Vec<u8>>,
     order: usize,
     size: u64,
     inodes: u64,
@@ -101,7 +103,7 @@ impl<'a> Extractor<'a> {
             tree: Tree::new(),
             budget: Budget::new(limits),
             open: HashMap::new(),
-            awaited: HashSet::new(),
+            awaited: BTreeSet::new(),
             order: 0,
             size: DISK_BLOCK,
             inodes: 1,
@@ -180,6 +182,12 @@ impl<'a> Extractor<'a> {
         if matches!(self.tree.get(&path), Some(Node::Outside { .. })) {
             return Err(conflict(entry, "lies below a hard link"));
         }
+        if self.awaited.contains(&path) {
+            return Err(conflict(
+                entry,
+                "lies below what an earlier hard link means",
+            ));
+        }
         if path.len() >= 4096 {
             return Err(conflict(entry, "has too long a name"));
         }
@@ -196,7 +204,7 @@ impl<'a> Extractor<'a> {
             // Behind a whiteout there is nothing below to look like.
             implied: !hidden,
             opaque: hidden,
-            mtime: None,
+            ..Default::default()
         };
         self.tree.insert(path, Node::Directory(node));
         Ok(())
@@ -261,7 +269,7 @@ impl<'a> Extractor<'a> {
         if path.len() >= 4096 {
             return Err(conflict(&entry.path, "has too long a name"));
         }
-        if self.awaited.contains(&path) {
+        if self.is_awaited(&path, entry) {
             return Err(conflict(
                 &entry.path,
                 "replaces what an earlier hard link means",
@@ -293,15 +301,26 @@ impl<'a> Extractor<'a> {
         }
     }
 
+    /// Whether an earlier hard link means what `path` is below, or something in it.
+    fn is_awaited(&self, path: &[u8], entry: &Entry) -> bool {
+        if entry.kind == Kind::Directory {
+            return self.awaited.contains(path);
+        }
+        let below = [path, b"/"].concat();
+        let next = self.awaited.range(below.clone()..).next();
+        self.awaited.contains(path) || next.is_some_and(|next| next.starts_with(&below))
+    }
+
     /// Clears the way for something that is no directory.
     fn replace(&mut self, path: &[u8], entry: &Entry) -> Result<(), LayerError> {
-        if let Some(Node::Directory(node)) = self.tree.get(path) {
-            let implied = node.implied
-                || self
-                    .tree
-                    .below(path)
-                    .any(|(_, node)| matches!(node, Node::Directory(d) if d.implied));
-            if implied && !self.tree.sealed(path) {
+        if let Some(own @ Node::Directory(_)) = self.tree.get(path) {
+            // An opaque directory of unknown place still empties that place below.
+            let depends = |path: &[u8], node: &Node| {
+                let parent = split(path).map_or(&b""[..], |(parent, _)| parent);
+                matches!(node, Node::Directory(d) if d.implied) && !self.tree.sealed(parent)
+            };
+            let mut below = self.tree.below(path);
+            if depends(path, own) || below.any(|(path, node)| depends(path, node)) {
                 // Below might be a link: then its entries went elsewhere, else they are gone.
                 return Err(conflict(
                     &entry.path,
@@ -318,6 +337,13 @@ impl<'a> Extractor<'a> {
             return Ok(());
         };
         let refused = || LayerError::io("replace", path);
+        let outside = |node: Option<&Node>| matches!(node, Some(Node::Outside { .. }));
+        if outside(self.tree.get(path))
+            || self.tree.below(path).any(|(_, node)| outside(Some(node)))
+        {
+            // Whether it would have led anywhere is not known here.
+            return Err(conflict(path, "replaces a hard link to what lies below"));
+        }
         if matches!(self.tree.get(path), Some(Node::Directory(_))) {
             self.open.clear();
             let work = self.work;
@@ -383,6 +409,7 @@ impl<'a> Extractor<'a> {
             .map_err(LayerError::io("open directory", path))?;
         set_attributes(fd.as_fd(), entry, path)?;
         if let Some(node) = self.tree.directory(path) {
+            node.late |= node.implied && !path.is_empty();
             node.implied = false;
             // The stamp itself is set last: every entry made inside changes it.
             node.mtime = Some(entry.mtime);
@@ -516,7 +543,7 @@ impl<'a> Extractor<'a> {
                 rest,
                 ..
             } => {
-                if self.tree.sealed(&path) {
+                if self.tree.settled(&path) {
                     return Err(dangling());
                 }
                 let mut full = join(&path, &unknown);
@@ -539,7 +566,7 @@ impl<'a> Extractor<'a> {
                 let name = split(&found).map_or(&found[..], |(_, name)| name);
                 let parent = self.directory(found_parent)?;
                 let stat = files::stat(parent, name).map_err(LayerError::io("look at", &found))?;
-                if stat.is_none() && self.tree.sealed(found_parent) {
+                if stat.is_none() && self.tree.settled(found_parent) {
                     return Err(dangling());
                 }
                 stat.is_some()
@@ -560,13 +587,15 @@ impl<'a> Extractor<'a> {
             return Ok(());
         }
         let link = self.tree.get(&found).cloned();
-        let from = files::open_directory(&self.root, found_parent)
-            .map_err(LayerError::io("open directory", found_parent))?;
+        let from = match files::open_directory(&self.root, found_parent) {
+            // Replacing `path` may have removed its own target, with the directory around it.
+            Err(Errno::NOENT) => return Err(dangling()),
+            other => other.map_err(LayerError::io("open directory", found_parent))?,
+        };
         let (directory, name) = split(path).unwrap_or((b"", path));
         let to = self.directory(directory)?;
         let target_name = split(&found).map_or(&found[..], |(_, name)| name);
         match fs::linkat(from, target_name, to, name, AtFlags::empty()) {
-            // Replacing `path` may have removed its own target.
             Err(Errno::NOENT) => return Err(dangling()),
             other => other.map_err(LayerError::io("link", path))?,
         }
@@ -598,13 +627,16 @@ impl<'a> Extractor<'a> {
     fn finish(mut self) -> Result<Extracted, LayerError> {
         self.open.clear();
         let (mut implied, mut whiteouts, mut outside) = (Vec::new(), Vec::new(), Vec::new());
-        let mut needless = Vec::new();
+        let (mut late, mut needless) = (Vec::new(), Vec::new());
         for (path, node) in self.tree.iter() {
             let parent = split(path).map(|(parent, _)| parent);
             let sealed = parent.is_some_and(|parent| self.tree.sealed(parent));
             match node {
                 Node::Directory(node) if node.implied && !sealed => {
                     implied.push(PathText(path.clone()));
+                }
+                Node::Directory(node) if node.late && !sealed => {
+                    late.push(PathText(path.clone()));
                 }
                 // In a directory that is not merged with lower ones, overlayfs would list it.
                 Node::Whiteout if sealed => needless.push(path.clone()),
@@ -645,6 +677,7 @@ impl<'a> Extractor<'a> {
             inodes: self.inodes,
             root_opaque,
             implied,
+            late,
             outside: outside.into_iter().map(|(_, link)| link).collect(),
             whiteouts,
         })

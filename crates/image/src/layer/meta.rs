@@ -19,6 +19,10 @@ pub(crate) struct LayerMeta {
     /// Directories that the archive implies without containing them, parents first.
     #[serde(default)]
     pub(crate) implied: Vec<PathText>,
+    /// Directories that the archive contains only after entries that are in them: if such
+    /// a directory is a link below, those entries went where it leads.
+    #[serde(default)]
+    pub(crate) late: Vec<PathText>,
     /// Hard links to what must lie below, in the archive's order.
     #[serde(default)]
     pub(crate) outside: Vec<OutsideLink>,

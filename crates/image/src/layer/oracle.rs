@@ -75,9 +75,14 @@ struct Model {
     numbers: usize,
 }
 
-/// The model cannot apply a layer either.
-#[derive(Debug)]
-struct Impossible;
+/// Why the model cannot apply a layer.
+#[derive(Debug, PartialEq, Eq)]
+enum Impossible {
+    /// A path leads through a loop of links at that moment.
+    Loop,
+    /// A hard link to nothing, or to a directory.
+    Dangling,
+}
 
 const PLAIN: Node = Node::Directory {
     mode: 0o755,
@@ -123,7 +128,7 @@ impl Model {
                 Some(Node::Link { target, .. }) => {
                     links += 1;
                     if links > 40 {
-                        return Err(Impossible);
+                        return Err(Impossible::Loop);
                     }
                     if target.starts_with('/') {
                         at = String::new();
@@ -170,9 +175,13 @@ impl Model {
                 .map(|(at, _)| at)
                 .chain([parent.len()]);
             let replaced = ends.map(|end| &parent[..end]).any(|part| {
+                let (above, name) = part.rsplit_once('/').unwrap_or(("", part));
+                let real = self.resolve(above).map(|above| join(&above, name));
                 explicit.contains(part)
                     && !part.is_empty()
-                    && !matches!(self.nodes.get(part), Some(Node::Directory { .. }))
+                    && real.is_ok_and(|real| {
+                        !matches!(self.nodes.get(&real), Some(Node::Directory { .. }))
+                    })
             });
             if replaced {
                 continue;
@@ -220,8 +229,10 @@ impl Model {
             Item::Hard { target, .. } => {
                 let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
                 let target = join(&self.resolve(parent)?, name);
-                match self.nodes.get(&target) {
-                    None | Some(Node::Directory { .. }) => return Err(Impossible),
+                // What is in the way goes first, and may take the target with it.
+                let lost = target == path || target.starts_with(&join(&path, ""));
+                match self.nodes.get(&target).filter(|_| !lost) {
+                    None | Some(Node::Directory { .. }) => return Err(Impossible::Dangling),
                     Some(node) => node.clone(),
                 }
             }
@@ -380,13 +391,25 @@ fn check(layers: &[Vec<Item>]) -> Option<()> {
     let tars: Vec<_> = layers.iter().map(|items| archive(items)).collect();
     match stack(&scratch.0, &tars) {
         Ok(stack) => {
-            possible.expect("the model refuses what was unpacked");
+            match possible {
+                Ok(()) => {}
+                // A later entry breaks the loop, and alone a layer does not see the one below.
+                Err(Impossible::Loop) => return None,
+                Err(Impossible::Dangling) => panic!("a dangling hard link was unpacked"),
+            }
             let seen = merged(&scratch.0, &stack);
             assert_eq!(renumbered(&seen), renumbered(&model.nodes));
             Some(())
         }
         Err(LayerError::Dangling { .. }) => {
-            possible.expect_err("a hard link was called dangling that is not");
+            // Behind a whiteout only a link of the layers below can bring something back.
+            let all = || layers.iter().flatten();
+            let brought_back = all().any(|item| matches!(item, Item::Link { .. }))
+                && all().any(|item| item.path().is_empty());
+            assert!(
+                possible.is_err() || brought_back,
+                "a hard link was called dangling that is not"
+            );
             None
         }
         Err(LayerError::Conflict { .. }) => None,
@@ -486,6 +509,34 @@ fn an_implied_directory_that_is_a_link_below_hides_nothing() {
 }
 
 #[test]
+fn a_layer_that_changes_a_lower_link_and_writes_through_it_too_is_refused() {
+    let refused = |lower: Vec<Item>, upper: Vec<Item>| assert!(check(&[lower, upper]).is_none());
+    // Entries went through the link before the archive says that it is a directory.
+    refused(
+        vec![link("c", "/a")],
+        vec![link("a/c", "/c"), file("a/c/a"), dir("c", 0o755)],
+    );
+    // What the whiteout takes away is what the link leads through.
+    refused(
+        vec![link("b", "/a/b"), hard("b/a", "b")],
+        vec![gone("a/b", "a"), link("b/a/b", "a")],
+    );
+    refused(
+        vec![link("a", "/b/a"), dir("b/a", 0o700)],
+        vec![link("a/a", "a"), opaque("b")],
+    );
+    // A hard link's target, and a directory in its place.
+    refused(
+        vec![file("c")],
+        vec![link("b", "a"), hard("a", "c"), hard("c/a", "a")],
+    );
+    refused(
+        vec![],
+        vec![link("a", "c/c"), hard("a/b", "b"), hard("c/c/b", "a")],
+    );
+}
+
+#[test]
 fn a_whiteout_and_an_entry_of_one_name_leave_the_entry_alone() {
     check(&[
         vec![file("d/old")],
@@ -557,17 +608,34 @@ fn item() -> impl Strategy<Value = Item> {
 fn layer() -> impl Strategy<Value = Vec<Item>> {
     proptest::collection::vec(item(), 1..7).prop_map(|items| {
         let mut seen = BTreeSet::new();
+        let mut removals = 0;
         let mut items: Vec<_> = items
             .into_iter()
+            // Two removals, one of which takes away the link that leads to the other, depend on
+            // their order, which tools do not agree on.
+            .filter(|item| {
+                removals += usize::from(item.path().is_empty());
+                !item.path().is_empty() || removals <= 1
+            })
             .filter(|item| item.path().is_empty() || seen.insert(item.path().to_owned()))
             .collect();
-        items.sort_by_key(|item| (matches!(item, Item::Hard { .. }), item.path().to_owned()));
+        items.sort_by_key(|item| {
+            let path = match item {
+                Item::Whiteout { parent, .. } | Item::Opaque { parent } => join(parent, ".wh."),
+                _ => item.path().to_owned(),
+            };
+            (matches!(item, Item::Hard { .. }), path)
+        });
         items
     })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn stacked_layers_look_as_if_applied_one_after_the_other(
         layers in proptest::collection::vec(layer(), 1..4),

@@ -27,6 +27,8 @@ pub(super) enum Node {
 pub(super) struct Directory {
     /// Not in the archive itself; what it looks like depends on the layers below.
     pub(super) implied: bool,
+    /// Was implied before the archive said what it looks like.
+    pub(super) late: bool,
     /// Hides all that lies below.
     pub(super) opaque: bool,
     pub(super) mtime: Option<Time>,
@@ -119,6 +121,27 @@ impl Tree {
                 None => return false,
             }
         }
+    }
+
+    /// Whether `path` is what it seems: sealed, and no directory on the way to
+    /// the seal could be a link below.
+    pub(super) fn settled(&self, path: &[u8]) -> bool {
+        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/');
+        let ends = ends.map(|(at, _)| at).chain([path.len()]);
+        for end in std::iter::once(0).chain(ends) {
+            match self.0.get(&path[..end]) {
+                Some(Node::Directory(Directory {
+                    opaque: true,
+                    implied,
+                    ..
+                })) => {
+                    return !implied || end == 0;
+                }
+                Some(Node::Directory(Directory { implied: true, .. })) if end > 0 => return false,
+                _ => {}
+            }
+        }
+        false
     }
 
     /// Walks `components` from directory `start`, following this layer's own links

@@ -26,6 +26,9 @@ pub(crate) struct View {
     seen: HashMap<Vec<u8>, Seen>,
 }
 
+/// A path without links, and the paths that led there.
+pub(super) type Resolved = (Vec<u8>, Vec<Vec<u8>>);
+
 /// What lies at a path.
 #[derive(Clone, Debug)]
 pub(super) enum Seen {
@@ -118,7 +121,9 @@ impl View {
 
     /// Where the directory `path` really is, following links as if the view were `/`.
     /// Names that do not exist are kept as they are. `None` for a loop.
-    pub(super) fn resolve(&mut self, path: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
+    /// The second part lists all that was passed, links and directories.
+    pub(super) fn resolve(&mut self, path: &[u8]) -> Result<Option<Resolved>, Errno> {
+        let mut passed = Vec::new();
         let mut at = Vec::new();
         let mut links = 0;
         let mut left: Vec<Vec<u8>> = path.rsplit(|&b| b == b'/').map(<[u8]>::to_vec).collect();
@@ -132,6 +137,7 @@ impl View {
                 _ => {}
             }
             let next = join(&at, &name);
+            passed.push(next.clone());
             match self.look(&next)? {
                 Seen::Other(layer, stat) if files::is_link(&stat) => {
                     links += 1;
@@ -147,6 +153,6 @@ impl View {
                 _ => at = next,
             }
         }
-        Ok(Some(at))
+        Ok(Some((at, passed)))
     }
 }
