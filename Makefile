@@ -18,11 +18,11 @@ DESTDIR ?=
 ## build: the release programs, in target/berth/bin
 build:
 	@integration/tools.sh build
-	$(CARGO) build $(CARGO_FLAGS) --release -p berth-agent -p berthctl -p berth-integration
+	$(CARGO) build $(CARGO_FLAGS) --release -p berth-agent -p berthctl -p berth-oci -p berth-integration
 	RUSTFLAGS="-C target-feature=+crt-static" \
 	    $(CARGO) build $(CARGO_FLAGS) --profile shim -p berth-shim --target $(HOST)
 	@mkdir -p $(BIN)
-	@for program in berth-agent berthctl berth-house; do \
+	@for program in berth-agent berthctl berth-oci berth-house; do \
 	    install -m 0755 target/release/$$program $(BIN)/$$program; done
 	@install -m 0755 target/$(HOST)/shim/berth-shim $(BIN)/berth-shim
 
@@ -82,6 +82,7 @@ install: build
 	install -D -m 0755 $(BIN)/berth-agent $(DESTDIR)$(PREFIX)/bin/berth-agent
 	install -D -m 0755 $(BIN)/berth-shim $(DESTDIR)$(PREFIX)/bin/berth-shim
 	install -D -m 0755 $(BIN)/berthctl $(DESTDIR)$(PREFIX)/bin/berthctl
+	install -D -m 0755 $(BIN)/berth-oci $(DESTDIR)$(PREFIX)/bin/berth-oci
 	install -D -m 0644 deploy/systemd/berth-agent.service \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/system/berth-agent.service
 	install -D -m 0644 deploy/systemd/berth-agent.socket \

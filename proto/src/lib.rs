@@ -4,7 +4,11 @@
 //! `grpc`. The schemas are compiled at build time by `build.rs`, without protoc.
 
 /// The shim protocol: what the agent says to `berth-shim`.
-#[allow(missing_docs, reason = "generated; the documentation is in shim.proto")]
+#[allow(
+    missing_docs,
+    clippy::large_enum_variant,
+    reason = "generated; the documentation is in shim.proto"
+)]
 pub mod shim {
     include!(concat!(env!("OUT_DIR"), "/berth.shim.v1.rs"));
 

@@ -26,15 +26,18 @@ const PF_FORKNOEXEC: u64 = 0x40;
 /// The child's word.
 #[derive(Debug)]
 pub(crate) enum Word {
-    Ready(Vec<OwnedFd>),
+    /// With descriptors that it made, and wishes that were not granted in full.
+    Ready(Vec<OwnedFd>, Vec<String>),
     Failed(Failure),
     /// It has closed its end: by execve, or by dying.
     End,
 }
 
 /// Child: ready, with descriptors that it made.
-pub(crate) fn say_ready(socket: impl AsFd, fds: &[RawFd]) -> io::Result<()> {
-    message::send(socket, &[READY], fds)
+pub(crate) fn say_ready(socket: impl AsFd, fds: &[RawFd], notes: &[String]) -> io::Result<()> {
+    let mut bytes = vec![READY];
+    bytes.extend_from_slice(notes.join("\n").as_bytes());
+    message::send(socket, &bytes, fds)
 }
 
 /// Child: gives up. If nobody listens any more there is nothing left to do but end.
@@ -70,7 +73,11 @@ pub(crate) fn listen(socket: &OwnedFd, limit_ms: i32) -> io::Result<Word> {
         return Ok(Word::End);
     };
     match datagram.bytes.split_first() {
-        Some((&READY, _)) => Ok(Word::Ready(datagram.fds)),
+        Some((&READY, notes)) => {
+            let notes = String::from_utf8_lossy(notes);
+            let notes = notes.lines().map(str::to_owned).collect();
+            Ok(Word::Ready(datagram.fds, notes))
+        }
         Some((&FAILED, rest)) => {
             Ok(Word::Failed(Failure::decode(rest).map_err(|error| {
                 io::Error::new(io::ErrorKind::InvalidData, error)

@@ -140,6 +140,7 @@ impl Container {
                 start_ticks: init.start_ticks,
                 oom_score_adj: init.oom_score_adj,
                 oom_score_adj_clamped: init.oom_score_adj_clamped,
+                notes: std::mem::take(&mut init.notes),
             }),
             fds: [init
                 .pidfd

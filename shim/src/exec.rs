@@ -136,7 +136,7 @@ pub(crate) fn start(
 fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
     let waiting = || "waiting for the exec'd process".to_owned();
     let pidfd = match child::listen(handshake, LIMIT_MS).step("exec", waiting)? {
-        Word::Ready(fds) => fds
+        Word::Ready(fds, _) => fds
             .into_iter()
             .next()
             .ok_or_else(|| invalid("no pidfd came back"))?,
@@ -148,7 +148,7 @@ fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
     let mut console = None;
     let outcome = loop {
         match child::listen(handshake, LIMIT_MS).step("exec", waiting) {
-            Ok(Word::Ready(fds)) => console = fds.into_iter().next(),
+            Ok(Word::Ready(fds, _)) => console = fds.into_iter().next(),
             Ok(Word::End) if child::has_executed(pid).unwrap_or(false) => {
                 return Ok(Started {
                     pid,
@@ -214,7 +214,7 @@ impl Newborn<'_> {
                 }
             }
             Ok(Side::Parent { pidfd, .. }) => {
-                let told = child::say_ready(handshake, &[pidfd.as_raw_fd()]);
+                let told = child::say_ready(handshake, &[pidfd.as_raw_fd()], &[]);
                 process::exit_now(i32::from(told.is_err()))
             }
             Err(failure) => failure,
@@ -224,7 +224,8 @@ impl Newborn<'_> {
 
 fn prepare(plan: &ProcessPlan, inside: Option<Inside>, handshake: &OwnedFd) -> Result<(), Failure> {
     process::setsid().step("exec", || "starting a session".to_owned())?;
-    steps::apply_limits(plan)?;
+    // Those of the container were reported when it was created.
+    drop(steps::apply_limits(plan)?);
     let root = File::open("/").step("exec", || "opening the root".to_owned())?;
     let cwd = resolve::open(
         &root,
@@ -248,7 +249,7 @@ fn prepare(plan: &ProcessPlan, inside: Option<Inside>, handshake: &OwnedFd) -> R
     let size = (plan.terminal_rows, plan.terminal_columns);
     let masters = init::wire_streams(inside, console, size)?;
     if !masters.is_empty() {
-        child::say_ready(handshake, &child::raw(&masters))
+        child::say_ready(handshake, &child::raw(&masters), &[])
             .step("exec", || "passing the terminal".to_owned())?;
     }
     Ok(())

@@ -142,14 +142,28 @@ pub(crate) fn open_cwd(root: &OwnedFd, cwd: &[u8]) -> Result<OwnedFd, Failure> {
         .step("rootfs", || format!("working directory {}", path.display()))
 }
 
-/// Applies limits, which need the capabilities that are dropped later.
-pub(crate) fn apply_limits(plan: &ProcessPlan) -> Result<(), Failure> {
+/// Applies limits, which need the capabilities that are dropped later. A hard limit
+/// that the kernel does not let this node raise (no CAP_SYS_RESOURCE) stays as it is:
+/// a container is not lost for it. Returns what was not granted.
+pub(crate) fn apply_limits(plan: &ProcessPlan) -> Result<Vec<String>, Failure> {
+    let mut notes = Vec::new();
     for limit in &plan.rlimits {
-        credentials::set_rlimit(limit.resource, limit.soft, limit.hard)
-            .step("exec", || format!("limit {}", limit.resource))?;
+        let what = || format!("limit {}", limit.resource);
+        match credentials::set_rlimit(limit.resource, limit.soft, limit.hard) {
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let (_, hard) = credentials::rlimit(limit.resource).step("exec", what)?;
+                credentials::set_rlimit(limit.resource, limit.soft.min(hard), hard)
+                    .step("exec", what)?;
+                notes.push(format!(
+                    "the hard limit {} of resource {} is above {hard}, and the kernel does not let it be raised",
+                    limit.hard, limit.resource
+                ));
+            }
+            other => other.step("exec", what)?,
+        }
     }
     process::umask(plan.umask.unwrap_or(0o022));
-    Ok(())
+    Ok(notes)
 }
 
 /// Gives up what the plan does not grant and installs the filter.

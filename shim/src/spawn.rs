@@ -36,6 +36,8 @@ pub(crate) struct Init {
     pub(crate) outside: Outside,
     /// The terminal's master, for whoever the container belongs to.
     pub(crate) console: Option<OwnedFd>,
+    /// Wishes that the kernel did not grant in full.
+    pub(crate) notes: Vec<String>,
     /// It is a child of the shim's parent.
     detached: bool,
     handshake: OwnedFd,
@@ -111,12 +113,12 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         Side::Parent { pid, pidfd } => {
             drop((theirs, inside));
             let ready = await_ready(&ours);
-            let ready = ready.and_then(|fds| {
+            let ready = ready.and_then(|(fds, notes)| {
                 let start_ticks = process::start_ticks(pid)
                     .step("clone", || "reading the init's start time".to_owned())?;
-                Ok((fds, start_ticks))
+                Ok((fds, notes, start_ticks))
             });
-            let (fds, start_ticks) = match ready {
+            let (fds, notes, start_ticks) = match ready {
                 Ok(ready) => ready,
                 Err(failure) => {
                     abandon(&pidfd);
@@ -144,6 +146,7 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
                 oom_score_adj_clamped,
                 outside,
                 console,
+                notes,
                 detached: plan.detached,
                 handshake: ours,
             })
@@ -151,11 +154,11 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     }
 }
 
-fn await_ready(handshake: &OwnedFd) -> Result<Vec<OwnedFd>, Failure> {
+fn await_ready(handshake: &OwnedFd) -> Result<(Vec<OwnedFd>, Vec<String>), Failure> {
     match child::listen(handshake, SETUP_LIMIT_MS).step("clone", || {
         "waiting for the init to set itself up".to_owned()
     })? {
-        Word::Ready(fds) => Ok(fds),
+        Word::Ready(fds, notes) => Ok((fds, notes)),
         Word::Failed(failure) => Err(failure),
         Word::End => Err(child::died("clone")),
     }
@@ -177,7 +180,7 @@ impl Init {
         {
             Word::Failed(failure) => Err(failure),
             Word::End if self.has_executed() => Ok(()),
-            Word::End | Word::Ready(_) => Err(child::died("exec")),
+            Word::End | Word::Ready(..) => Err(child::died("exec")),
         }
     }
 }

@@ -48,6 +48,8 @@ pub struct CreatedContainer {
     pub oom_score_adj: i32,
     /// Whether the kernel did not allow what was asked.
     pub oom_score_adj_clamped: bool,
+    /// Other wishes that the kernel did not grant in full, a sentence each.
+    pub notes: Vec<String>,
     /// The terminal's master, if the plan is detached and has one.
     pub console: Option<OwnedFd>,
 }
@@ -126,6 +128,7 @@ impl Shim {
                     pidfd: fds.next().ok_or_else(|| self.0.unexpected("Create"))?,
                     oom_score_adj: created.oom_score_adj,
                     oom_score_adj_clamped: created.oom_score_adj_clamped,
+                    notes: created.notes,
                     console: fds.next(),
                 })
             }

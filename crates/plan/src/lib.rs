@@ -28,6 +28,7 @@ pub use self::{
         Hierarchy, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs, Slot,
     },
     limits::{CgroupLimits, DeviceKind, DeviceRule, HugepageLimit, limits},
+    options::mount_options,
     plan::plan,
     process::process,
 };

@@ -108,6 +108,68 @@ fn attribute(option: &str) -> Option<(u64, u64)> {
     })
 }
 
+/// Every option that is known by name, sorted; others go to the file system.
+#[must_use]
+pub fn mount_options() -> Vec<&'static str> {
+    const NAMES: [&str; 44] = [
+        "async",
+        "atime",
+        "bind",
+        "defaults",
+        "dev",
+        "diratime",
+        "exec",
+        "loud",
+        "noatime",
+        "nodev",
+        "nodiratime",
+        "noexec",
+        "nolazytime",
+        "nomand",
+        "norelatime",
+        "nostrictatime",
+        "nosuid",
+        "nosymfollow",
+        "private",
+        "rbind",
+        "rdev",
+        "relatime",
+        "rexec",
+        "rnoatime",
+        "rnodev",
+        "rnodiratime",
+        "rnoexec",
+        "rnosuid",
+        "rnosymfollow",
+        "ro",
+        "rprivate",
+        "rrelatime",
+        "rro",
+        "rshared",
+        "rslave",
+        "rstrictatime",
+        "rsuid",
+        "rsymfollow",
+        "runbindable",
+        "rw",
+        "shared",
+        "silent",
+        "slave",
+        "unbindable",
+    ];
+    let mut names = NAMES.to_vec();
+    names.extend([
+        "strictatime",
+        "suid",
+        "symfollow",
+        "rrw",
+        "rdiratime",
+        "ratime",
+    ]);
+    names.sort_unstable();
+    names
+}
+
 /// MS_* and whether for mounts below too.
 pub(crate) fn propagation(option: &str) -> Option<(u64, bool)> {
     let (name, recursive) = match option {

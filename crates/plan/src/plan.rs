@@ -37,6 +37,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         .as_ref()
         .ok_or(PlanError::Missing { field: "root" })?;
     refuse(spec, linux)?;
+    refuse_hooks(spec, inputs.io.given)?;
     check(inputs)?;
 
     let mut slots = Slots::default();
@@ -153,11 +154,6 @@ fn refuse(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
         }
     };
     let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|all| !all.is_empty());
-    let hooks = spec.hooks().as_ref();
-    unsupported(
-        "hooks",
-        hooks.is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default()),
-    )?;
     unsupported("linux.uidMappings", mapped(linux.uid_mappings()))?;
     unsupported("linux.gidMappings", mapped(linux.gid_mappings()))?;
     unsupported(
@@ -184,6 +180,21 @@ fn refuse(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
             .as_ref()
             .is_some_and(|offsets| !offsets.is_empty()),
     )
+}
+
+/// Hooks of the runtime's own namespaces are the business of a caller who owns the
+/// container; the others would have to be the shim's.
+fn refuse_hooks(spec: &Spec, owned: bool) -> Result<(), PlanError> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(());
+    };
+    let any = |hooks: &Option<Vec<_>>| hooks.as_ref().is_some_and(|hooks| !hooks.is_empty());
+    let inside = any(hooks.create_container()) || any(hooks.start_container());
+    if inside || (!owned && *hooks != oci_spec::runtime::Hooks::default()) {
+        let field = "hooks";
+        return Err(PlanError::unsupported(field, "leave them out"));
+    }
+    Ok(())
 }
 
 fn root_propagation(linux: &Linux) -> Result<u64, PlanError> {

@@ -72,6 +72,8 @@ pub fn process(
         oom_score_adj: oom_score_adj(process.oom_score_adj())?,
         umask: user.umask(),
         terminal: process.terminal().unwrap_or(false),
+        terminal_rows: size(process.console_size().map(|size| size.height())),
+        terminal_columns: size(process.console_size().map(|size| size.width())),
         ..ProcessPlan::default()
     })
 }
@@ -138,6 +140,14 @@ fn check_user(user: &User) -> Result<(), PlanError> {
         }
         _ => Ok(()),
     }
+}
+
+/// What no terminal can be is as good as nothing said.
+fn size(characters: Option<u64>) -> u32 {
+    characters
+        .and_then(|count| u16::try_from(count).ok())
+        .unwrap_or(0)
+        .into()
 }
 
 fn has_name(entry: &[u8]) -> bool {

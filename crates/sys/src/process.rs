@@ -456,6 +456,17 @@ pub fn spawn(
     }
 }
 
+/// A duplicate of descriptor `number`, which a caller of this program may have passed.
+///
+/// # Errors
+/// EBADF if nothing is open there.
+pub fn duplicate(number: RawFd, first: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: integers only; what is not open is refused.
+    let fd = check_int(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, first) })?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// A duplicate, close-on-exec, whose number is at least `first`.
 ///
 /// # Errors

@@ -70,3 +70,25 @@ pub fn set_size(terminal: impl AsFd, rows: u16, columns: u16) -> io::Result<()> 
     })
     .map(drop)
 }
+
+/// Rows and columns of `terminal`.
+///
+/// # Errors
+/// ENOTTY if it is none.
+pub fn size(terminal: impl AsFd) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCGWINSZ writes one winsize.
+    check_int(unsafe {
+        libc::ioctl(
+            terminal.as_fd().as_raw_fd(),
+            libc::TIOCGWINSZ,
+            &raw mut size,
+        )
+    })?;
+    Ok((size.ws_row, size.ws_col))
+}

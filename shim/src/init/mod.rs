@@ -112,7 +112,7 @@ fn set_up<'plan>(
     masks::apply(plan, &root)?;
     rootfs::make_readonly(plan)?;
 
-    steps::apply_limits(process)?;
+    let notes = steps::apply_limits(process)?;
     let size = (process.terminal_rows, process.terminal_columns);
     let masters = wire_streams(inside, console, size)?;
     process::fchdir(&cwd).step("mount", || "entering the working directory".to_owned())?;
@@ -121,7 +121,7 @@ fn set_up<'plan>(
         // Callers of OCI runtimes want to hear of it from create, not from start.
         program.find()?;
     }
-    child::say_ready(parent, &child::raw(&masters))
+    child::say_ready(parent, &child::raw(&masters), &notes)
         .step("clone", || "telling that init is ready".to_owned())?;
     Ok((process, program))
 }

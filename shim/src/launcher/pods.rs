@@ -130,7 +130,7 @@ fn make_namespaces(
             let pinned = match child::listen(&ours, LIMIT_MS)
                 .step("netns", || "waiting for the namespaces".to_owned())?
             {
-                Word::Ready(_) => pin(pod, pid, dir)
+                Word::Ready(..) => pin(pod, pid, dir)
                     .step("netns", || format!("pinning the namespaces of {}", pod.id)),
                 Word::Failed(failure) => Err(failure),
                 Word::End => Err(child::died("netns")),
@@ -179,7 +179,7 @@ fn prepare(pod: &CreatePod, groups: Vec<OwnedFd>) -> Result<(), Failure> {
 
 /// The namespaces exist; the maker ends once they are pinned, or becomes the pod's init.
 fn live_on(pod: &CreatePod, parent: OwnedFd) -> ! {
-    if child::say_ready(&parent, &[]).is_err() {
+    if child::say_ready(&parent, &[], &[]).is_err() {
         process::exit_now(1);
     }
     child::await_go(&parent);

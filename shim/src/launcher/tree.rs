@@ -89,7 +89,7 @@ fn open_or_make_one(pins: &Path, name: &str) -> io::Result<OwnedFd> {
             drop(ours);
             match build(pins) {
                 Ok(()) => {
-                    if child::say_ready(&theirs, &[]).is_ok() {
+                    if child::say_ready(&theirs, &[], &[]).is_ok() {
                         // Held until the parent has pinned it.
                         child::await_go(&theirs);
                     }
@@ -104,7 +104,7 @@ fn open_or_make_one(pins: &Path, name: &str) -> io::Result<OwnedFd> {
         Side::Parent { pid, pidfd } => {
             drop(theirs);
             let pinned = match child::listen(&ours, LIMIT_MS)? {
-                Word::Ready(_) => pin_namespace(pid, &target),
+                Word::Ready(..) => pin_namespace(pid, &target),
                 Word::Failed(failure) => Err(io::Error::other(failure.detail)),
                 Word::End => Err(io::Error::other("the builder died")),
             };
@@ -153,11 +153,12 @@ fn build(pins: &Path) -> io::Result<()> {
 }
 
 /// Moves this process into a slim namespace that is pinned nowhere and ends with it.
-/// The directory behind descriptor 4 serves as a mount point on the way.
+/// /proc, which is everywhere, serves as a mount point on the way; no descriptor from
+/// before could, since it would lie in the namespace that was left.
 pub(crate) fn own_slim_namespace() -> io::Result<()> {
     process::assert_single_threaded()?;
     namespace::unshare(libc::CLONE_NEWNS)?;
-    build(Path::new("/proc/self/fd/4"))
+    build(Path::new("/proc"))
 }
 
 /// Nothing mounted here may reach the host, and nothing of the host's may come in.

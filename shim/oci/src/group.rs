@@ -1,0 +1,99 @@
+//! The container's control groups.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use berth_cgroup::{DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Resources};
+use berth_plan::CgroupLimits;
+use oci_spec::runtime::Spec;
+
+/// Where containers go that name no group.
+const DEFAULT_PARENT: &str = "berth-oci";
+/// Longest wait for processes that were killed.
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) fn layout() -> Result<Layout> {
+    Layout::detect().context("control groups")
+}
+
+/// The group that `spec` names, or one by the container's name.
+pub(crate) fn path(spec: &Spec, id: &str, systemd: bool) -> Result<GroupPath> {
+    if systemd {
+        bail!("--systemd-cgroup is not supported yet; use the cgroupfs driver");
+    }
+    let linux = spec.linux().as_ref();
+    let given = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    let text = given.map(|path| path.to_string_lossy().into_owned());
+    let text = match text.as_deref() {
+        None | Some("") => format!("{DEFAULT_PARENT}/{id}"),
+        Some(text) => text.to_owned(),
+    };
+    GroupPath::parse(&text).context("linux.cgroupsPath")
+}
+
+/// Opens a group by the path in a container's record; none if it is gone.
+pub(crate) fn open(path: &str) -> Result<Option<Group>> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let path = GroupPath::parse(path)?;
+    match Group::open(&layout()?, &path) {
+        Ok(group) => Ok(Some(group)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Kills what is left in the group and removes it.
+pub(crate) fn destroy(path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let layout = layout()?;
+    let path = GroupPath::parse(path)?;
+    match Group::open(&layout, &path) {
+        Ok(group) => group.kill_all(LIMIT)?,
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    Group::remove(&layout, &path, LIMIT)?;
+    if path.as_str().starts_with(DEFAULT_PARENT) {
+        berth_cgroup::remove_if_empty(&layout, &GroupPath::parse(DEFAULT_PARENT)?);
+    }
+    Ok(())
+}
+
+/// Limits as the plan has them.
+pub(crate) fn resources(limits: &CgroupLimits) -> Resources {
+    let pages = limits.hugepages.iter().map(|page| Hugepage {
+        size: page.size.clone(),
+        limit: page.limit,
+    });
+    let devices = limits.devices.iter().map(|rule| DeviceRule {
+        allow: rule.allow,
+        kind: match rule.kind {
+            berth_plan::DeviceKind::All => DeviceKind::All,
+            berth_plan::DeviceKind::Block => DeviceKind::Block,
+            berth_plan::DeviceKind::Char => DeviceKind::Char,
+        },
+        major: rule.major,
+        minor: rule.minor,
+        read: rule.read,
+        write: rule.write,
+        mknod: rule.mknod,
+    });
+    Resources {
+        cpu_shares: limits.cpu_shares,
+        cpu_quota: limits.cpu_quota,
+        cpu_period: limits.cpu_period,
+        memory_limit: limits.memory_limit,
+        memory_swap_limit: limits.memory_swap_limit,
+        memory_reservation: limits.memory_reservation,
+        pids_limit: limits.pids_limit,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+        hugepages: pages.collect(),
+        unified: limits.unified.clone(),
+        devices: devices.collect(),
+    }
+}
