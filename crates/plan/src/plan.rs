@@ -36,7 +36,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         .root()
         .as_ref()
         .ok_or(PlanError::Missing { field: "root" })?;
-    refuse(spec, linux)?;
+    refuse(linux)?;
     refuse_hooks(spec, inputs.io.given)?;
     check(inputs)?;
 
@@ -145,7 +145,7 @@ fn check(inputs: &PlanInputs<'_>) -> Result<(), PlanError> {
 }
 
 /// What would be ignored.
-fn refuse(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
+fn refuse(linux: &Linux) -> Result<(), PlanError> {
     let unsupported = |field, asked: bool| {
         if asked {
             Err(PlanError::unsupported(field, "leave it out"))

@@ -198,7 +198,7 @@ fn plan(bundle: &Bundle, id: &str, preserved: u32, listen: Option<u32>) -> Resul
 }
 
 pub(crate) fn kernel_capabilities() -> CapSet {
-    CapSet::up_to(u8::try_from(credentials::last_capability()).unwrap_or(63))
+    CapSet::from_bits(credentials::available_capabilities())
 }
 
 struct Making<'a> {
