@@ -4,6 +4,7 @@ mod export;
 mod import;
 mod info;
 mod pull;
+mod push;
 mod run;
 mod tag;
 
@@ -16,7 +17,7 @@ use berth_proto::{
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{container, cri::deadline, node::Node, sandbox};
+use crate::{container, cri::deadline, image, node::Node, sandbox};
 
 /// Serves `berth.v1.Node`.
 #[derive(Clone, Debug)]
@@ -68,8 +69,10 @@ impl NodeService for Service {
 
     type PushStream = Pin<Box<dyn Stream<Item = Result<v1::PushProgress, Status>> + Send>>;
 
-    async fn push(&self, _: Request<v1::PushRequest>) -> Answer<Self::PushStream> {
-        Err(Status::unimplemented("this agent cannot push images"))
+    async fn push(&self, request: Request<v1::PushRequest>) -> Answer<Self::PushStream> {
+        let deadline = deadline(&request);
+        let stream = push::push(self.node.clone(), request.into_inner(), deadline);
+        Ok(Response::new(Box::pin(stream)))
     }
 
     type ExportStream = Pin<Box<dyn Stream<Item = Result<v1::ExportResponse, Status>> + Send>>;
@@ -81,9 +84,11 @@ impl NodeService for Service {
 
     async fn check_login(
         &self,
-        _: Request<v1::CheckLoginRequest>,
+        request: Request<v1::CheckLoginRequest>,
     ) -> Answer<v1::CheckLoginResponse> {
-        Err(Status::unimplemented("this agent cannot check credentials"))
+        let request = request.into_inner();
+        image::check_login(&self.node, &request.registry, request.auth).await?;
+        Ok(Response::new(v1::CheckLoginResponse {}))
     }
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Answer<v1::RunResponse> {

@@ -17,6 +17,8 @@ pub(crate) struct ImageConfig {
     /// Most bytes that an image may come to when unpacked, against bombs. Each
     /// layer is held to it.
     pub(crate) max_image_bytes: u64,
+    /// Most bytes of one request of a push; larger blobs go in several.
+    pub(crate) push_chunk_bytes: u64,
 }
 
 impl Default for ImageConfig {
@@ -27,6 +29,7 @@ impl Default for ImageConfig {
             extra_ca: Vec::new(),
             platform: None,
             max_image_bytes: 64 << 30,
+            push_chunk_bytes: 64 << 20,
         }
     }
 }

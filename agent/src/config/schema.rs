@@ -176,6 +176,12 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         &mut image.max_image_bytes,
         |n: i64| number(n, 1 << 20..=i64::MAX),
     );
+    section.read(
+        file,
+        "push_chunk_bytes",
+        &mut image.push_chunk_bytes,
+        |n: i64| number(n, 1 << 10..=i64::MAX),
+    );
     section.finish(file);
 }
 

@@ -6,6 +6,7 @@
 
 mod facts;
 mod pull;
+mod push;
 mod remove;
 mod save;
 mod settings;
@@ -27,6 +28,7 @@ use crate::{
 
 pub(crate) use facts::facts;
 pub(crate) use pull::{import, parse, pull};
+pub(crate) use push::{check_login, push};
 pub(crate) use remove::{collect, collect_after, remove};
 pub(crate) use save::{Sink, export};
 pub(crate) use tag::{Untag, tag, untag};

@@ -39,20 +39,8 @@ pub(crate) async fn pull(
     let reference = parse(name)?;
     let full = reference.to_string();
     let auth = auth.map(credentials).transpose()?.flatten();
-    // Other credentials are another request: they may see another image.
-    let pieces = auth.as_ref().map_or_else(Vec::new, |auth| {
-        [
-            &auth.username,
-            &auth.password,
-            &auth.identity_token,
-            &auth.registry_token,
-        ]
-        .map(|part| part.clone().unwrap_or_default())
-        .join("\0")
-        .into_bytes()
-    });
     let request = Request::new(Verb::Pull, full.clone())
-        .fingerprint(Fingerprint::of(&[full.as_bytes(), &pieces]))
+        .fingerprint(fingerprint(&full, auth.as_ref()))
         .deadline(deadline);
     let node_in = node.clone();
     let metrics = node.metrics.clone();
@@ -189,8 +177,27 @@ pub(crate) fn parse(name: &str) -> Result<Reference> {
     })
 }
 
+/// Other credentials are another request: they may see, or do, something else.
+pub(super) fn fingerprint(object: &str, auth: Option<&Auth>) -> Fingerprint {
+    let pieces = auth.map_or_else(Vec::new, |auth| {
+        [
+            &auth.username,
+            &auth.password,
+            &auth.identity_token,
+            &auth.registry_token,
+        ]
+        .map(|part| part.clone().unwrap_or_default())
+        .join("\0")
+        .into_bytes()
+    });
+    Fingerprint::of(&[object.as_bytes(), &pieces])
+}
+
 /// CRI's forms of credentials.
-fn credentials(auth: AuthConfig) -> Result<Option<Auth>> {
+///
+/// # Errors
+/// InvalidArgument for what cannot be decoded.
+pub(super) fn credentials(auth: AuthConfig) -> Result<Option<Auth>> {
     let given = |part: String| (!part.is_empty()).then_some(part);
     let mut converted = Auth {
         username: given(auth.username),

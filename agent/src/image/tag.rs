@@ -59,7 +59,7 @@ pub(crate) async fn tag(
         .run(request, move |context| async move {
             context.enter(Phase::Record, "name")?;
             let _turn = node_in.images.turn.lock().await;
-            let mut record = recorded(&node_in, &id)?;
+            let mut record = recorded_now(&node_in, &id)?;
             if !record.names.contains(&full) {
                 record.names.push(full);
                 put(&node_in, record).await?;
@@ -149,7 +149,7 @@ async fn take(
     context.enter(Phase::Record, "name")?;
     {
         let _turn = node.images.turn.lock().await;
-        let mut record = recorded(node, id)?;
+        let mut record = recorded_now(node, id)?;
         record.names = match name {
             Some(name) => left_without(&record.names, name, how.remove),
             None => Vec::new(),
@@ -222,14 +222,21 @@ fn unused(node: &Node, id: &str) -> Result<()> {
     .with_remedy("remove them first, or use force: their layers stay until they are gone"))
 }
 
-async fn put(node: &Node, record: ImageRecord) -> Result<()> {
+/// Writes a record; the caller has the turn.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn put(node: &Node, record: ImageRecord) -> Result<()> {
     node.store.put_image(&record).await?;
     node.images.put(record);
     Ok(())
 }
 
 /// The image as it is now; the caller has the turn.
-fn recorded(node: &Node, id: &str) -> Result<ImageRecord> {
+///
+/// # Errors
+/// NotFound if it was removed.
+pub(super) fn recorded_now(node: &Node, id: &str) -> Result<ImageRecord> {
     let found = node.images.all().into_iter().find(|image| image.id == id);
     found
         .map(|image| ImageRecord::clone(&image))

@@ -53,6 +53,17 @@ pub enum Error {
     /// The registry did not give what was asked for.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The registry did not take something.
+    #[error("cannot push to {repository}: {step} failed")]
+    Push {
+        /// Registry and repository.
+        repository: String,
+        /// Which blob or manifest, or which request about it.
+        step: String,
+        /// Why.
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// The image's documents are refused.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -145,6 +156,7 @@ impl Error {
         match self {
             Self::Reference(_) => Kind::InvalidReference,
             Self::Registry(error) => registry(error),
+            Self::Push { source, .. } => registry(source),
             Self::Document(error) => document(error),
             Self::Archive(error) => archive(error),
             Self::Layer { source, .. } => layer(source),
@@ -188,8 +200,10 @@ fn registry(error: &RegistryError) -> Kind {
         RegistryError::Truncated { .. }
         | RegistryError::Longer { .. }
         | RegistryError::Digest { .. } => Kind::DataLoss,
-        RegistryError::Unauthorized { .. } => Kind::Unauthorized,
-        RegistryError::Forbidden { .. } => Kind::Forbidden,
+        RegistryError::Unauthorized { .. }
+        | RegistryError::LoginRefused { .. }
+        | RegistryError::MayNotWrite { .. } => Kind::Unauthorized,
+        RegistryError::Forbidden { .. } | RegistryError::WriteForbidden { .. } => Kind::Forbidden,
         RegistryError::NotFound { .. } => Kind::NotFound,
         RegistryError::RateLimited { .. } => Kind::RateLimited,
         RegistryError::TooLarge { .. } => Kind::TooLarge,

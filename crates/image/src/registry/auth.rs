@@ -212,7 +212,10 @@ pub(super) async fn fetch_token(
             if let Some(service) = service {
                 url.query_pairs_mut().append_pair("service", service);
             }
-            url.query_pairs_mut().append_pair("scope", scope);
+            // Nothing in particular is asked for where it is only about the login.
+            if !scope.is_empty() {
+                url.query_pairs_mut().append_pair("scope", scope);
+            }
             clients.for_url(&realm)?.get(url)
         }
     };

@@ -150,7 +150,12 @@ impl Clients {
         ))
     }
 
-    fn next(&self, at: &Url, location: Option<&HeaderValue>) -> Result<Url, RegistryError> {
+    /// Where a `Location` leads, if it may be followed.
+    pub(super) fn next(
+        &self,
+        at: &Url,
+        location: Option<&HeaderValue>,
+    ) -> Result<Url, RegistryError> {
         let location = location
             .and_then(|value| value.to_str().ok())
             .and_then(|text| at.join(text).ok())

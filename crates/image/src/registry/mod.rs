@@ -5,7 +5,9 @@
 
 mod auth;
 mod http;
+pub(crate) mod login;
 mod origin;
+pub(crate) mod push;
 mod session;
 
 pub use auth::Auth;
@@ -83,6 +85,34 @@ pub enum RegistryError {
         /// What to do.
         hint: &'static str,
     },
+    /// The credentials themselves are not accepted.
+    #[error("{host} does not accept the password of {who}")]
+    LoginRefused {
+        /// The registry.
+        host: String,
+        /// A user's name.
+        who: String,
+    },
+    /// As [`Self::Unauthorized`], for writing.
+    #[error("{host} does not let {who} push to {repository}: {hint}")]
+    MayNotWrite {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+        /// A user's name or "anonymous users".
+        who: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// As [`Self::Forbidden`], for writing.
+    #[error("{host} forbids pushing to {repository}")]
+    WriteForbidden {
+        /// The registry.
+        host: String,
+        /// The repository.
+        repository: String,
+    },
     /// 403.
     #[error("{host} forbids reading {repository}")]
     Forbidden {
@@ -156,6 +186,25 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// The same for a request that was part of a push.
+    pub(crate) fn writing(self) -> Self {
+        match self {
+            Self::Unauthorized {
+                host,
+                repository,
+                who,
+                hint,
+            } => Self::MayNotWrite {
+                host,
+                repository,
+                who,
+                hint,
+            },
+            Self::Forbidden { host, repository } => Self::WriteForbidden { host, repository },
+            other => other,
+        }
+    }
+
     /// Whether the same request may succeed a little later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
@@ -164,6 +213,9 @@ impl RegistryError {
             Self::RateLimited { .. } => true,
             Self::UnknownHost { .. }
             | Self::Unauthorized { .. }
+            | Self::LoginRefused { .. }
+            | Self::MayNotWrite { .. }
+            | Self::WriteForbidden { .. }
             | Self::Forbidden { .. }
             | Self::NotFound { .. }
             | Self::TooLarge { .. }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The first try and three more: enough for a restarted registry behind a balancer.
-const ATTEMPTS: u32 = 4;
+pub(super) const ATTEMPTS: u32 = 4;
 /// Doubled each time; together below two seconds.
 const BACKOFF: Duration = Duration::from_millis(200);
 /// A registry that asks for more patience than this is reported instead.
@@ -160,7 +160,7 @@ impl<'c> Session<'c> {
         })
     }
 
-    fn url(&self, path: &str) -> Result<Url, RegistryError> {
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
         // Digests, tags and repositories are validated, so joining cannot leave /v2/NAME/.
         self.base
             .join(&format!("./{path}"))
@@ -215,7 +215,7 @@ impl<'c> Session<'c> {
     }
 
     /// Waits for as long as the registry asks, if that is bearable; the caller then tries again.
-    async fn wait_as_told(&self, answer: &Response) {
+    pub(super) async fn wait_as_told(&self, answer: &Response) {
         let header = answer.headers().get(RETRY_AFTER);
         let seconds = header.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         if let Some(wait) = seconds.map(Duration::from_secs)
@@ -225,7 +225,7 @@ impl<'c> Session<'c> {
         }
     }
 
-    async fn authorize(
+    pub(super) async fn authorize(
         &self,
         offered: &[Challenge],
         sent: &Option<HeaderValue>,
@@ -274,7 +274,19 @@ impl<'c> Session<'c> {
         Ok(authorization)
     }
 
-    fn authorization(&self) -> Option<HeaderValue> {
+    pub(super) fn clients(&self) -> &Clients {
+        self.clients
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub(super) fn authorization(&self) -> Option<HeaderValue> {
         // Replaced whole, so a panic elsewhere cannot have torn it.
         self.authorization
             .lock()
@@ -282,7 +294,7 @@ impl<'c> Session<'c> {
             .clone()
     }
 
-    fn unauthorized(&self, hint: &'static str) -> RegistryError {
+    pub(super) fn unauthorized(&self, hint: &'static str) -> RegistryError {
         RegistryError::Unauthorized {
             host: host(&self.base),
             repository: self.repository.clone(),
@@ -320,7 +332,7 @@ fn base64(text: &str) -> String {
 }
 
 /// Tries a request again while its failure may pass.
-async fn retry<T, F>(mut request: impl FnMut() -> F) -> Result<T, RegistryError>
+pub(super) async fn retry<T, F>(mut request: impl FnMut() -> F) -> Result<T, RegistryError>
 where
     F: Future<Output = Result<T, RegistryError>>,
 {
@@ -336,7 +348,7 @@ where
     }
 }
 
-async fn back_off(failures: u32, error: &RegistryError) {
+pub(super) async fn back_off(failures: u32, error: &RegistryError) {
     tracing::debug!(failures, %error, "registry request failed, trying again");
     let pause = BACKOFF * 2u32.pow(failures);
     // Clients that failed together should not come back together.
