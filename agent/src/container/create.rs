@@ -270,23 +270,26 @@ async fn build(
     drop(fds);
 
     context.enter(Phase::Record, "created")?;
-    let mut record = ContainerRecord::clone(&container.record());
-    record.oom_score_adj = created.oom_score_adj;
-    record.oom_score_adj_clamped = created.oom_score_adj_clamped;
-    record.state = record.state.next(Event::Created {
-        processes: Processes {
-            shim: Process {
-                pid: shim_process.pid,
-                start_ticks: berth_sys::process::start_ticks(shim_process.pid)
-                    .map_err(|error| Error::io("identify the container's shim", error))?,
-            },
-            init: Process {
-                pid: created.pid,
-                start_ticks: created.start_ticks,
-            },
+    let start_ticks = berth_sys::process::start_ticks(shim_process.pid)
+        .map_err(|error| Error::io("identify the container's shim", error))?;
+    let processes = Processes {
+        shim: Process {
+            pid: shim_process.pid,
+            start_ticks,
         },
-    })?;
-    container.replace(node, record).await?;
+        init: Process {
+            pid: created.pid,
+            start_ticks: created.start_ticks,
+        },
+    };
+    container
+        .change(&node.store, |record| {
+            record.oom_score_adj = created.oom_score_adj;
+            record.oom_score_adj_clamped = created.oom_score_adj_clamped;
+            record.state = record.state.clone().next(Event::Created { processes })?;
+            Ok(())
+        })
+        .await?;
     let live = Live::new(shim, Some(created.pidfd), exec_from);
     container.set_live(Some(live.clone()));
     watch::spawn(node.clone(), container.clone(), live, events);

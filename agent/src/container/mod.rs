@@ -31,7 +31,7 @@ use crate::{
     error::{Error, Result},
     ids::ContainerId,
     node::Node,
-    store::ContainerRecord,
+    store::{ContainerRecord, Store},
 };
 
 pub(crate) use create::{create, create_for};
@@ -51,6 +51,9 @@ pub(crate) struct Container {
     record: RwLock<Arc<ContainerRecord>>,
     /// Told of every change of the record.
     changed: channel::Sender<()>,
+    /// Held from reading the record until what was made of it is written: the end
+    /// of a program comes while its start is being written down.
+    changing: tokio::sync::Mutex<()>,
     /// Held by whoever starts or removes it. Stopping does not need it: a stop
     /// must get through while a start hangs.
     pub(crate) turn: tokio::sync::Mutex<()>,
@@ -112,6 +115,7 @@ impl Container {
             id: record.id.clone(),
             record: RwLock::new(Arc::new(record)),
             changed: channel::Sender::new(()),
+            changing: tokio::sync::Mutex::new(()),
             turn: tokio::sync::Mutex::new(()),
             live: RwLock::default(),
         })
@@ -163,13 +167,27 @@ impl Container {
     /// # Errors
     /// FailedPrecondition if it cannot happen now; Internal if it cannot be written.
     pub(crate) async fn apply(&self, node: &Node, event: state::Event) -> Result<()> {
-        let mut record = ContainerRecord::clone(&self.record());
-        record.state = record.state.next(event)?;
-        self.replace(node, record).await
+        self.change(&node.store, |record| {
+            record.state = record.state.clone().next(event)?;
+            Ok(())
+        })
+        .await
     }
 
-    pub(crate) async fn replace(&self, node: &Node, record: ContainerRecord) -> Result<()> {
-        node.store
+    /// Writes down what `change` makes of the record before anybody can see it.
+    /// Changes come one after another, each on top of the one before.
+    ///
+    /// # Errors
+    /// Those of `change`; Internal if it cannot be written. Then nothing has changed.
+    pub(crate) async fn change(
+        &self,
+        store: &Store,
+        change: impl FnOnce(&mut ContainerRecord) -> Result<()>,
+    ) -> Result<()> {
+        let _alone = self.changing.lock().await;
+        let mut record = ContainerRecord::clone(&self.record());
+        change(&mut record)?;
+        store
             .put_container(&record, record.made_by.durability())
             .await?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);

@@ -11,7 +11,7 @@ use crate::{
     image,
     node::{Node, blocking},
     operation::{Request, Value, Verb},
-    store::{Change, ContainerRecord, Effect},
+    store::{Change, Effect},
 };
 
 /// Longest wait for the last process of a group to leave it.
@@ -39,9 +39,12 @@ pub(crate) async fn remove(
             let _turn = container.turn.lock().await;
             context.enter(Phase::Record, "removing")?;
             if !container.record().removing {
-                let mut record = ContainerRecord::clone(&container.record());
-                record.removing = true;
-                container.replace(&node, record).await?;
+                container
+                    .change(&node.store, |record| {
+                        record.removing = true;
+                        Ok(())
+                    })
+                    .await?;
             }
             context.enter(Phase::Kill, "")?;
             stop_now(&node, &container, Duration::ZERO).await?;

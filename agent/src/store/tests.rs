@@ -498,3 +498,31 @@ async fn the_log_does_not_grow_without_end() {
     assert!(size < 15 << 20, "{size} bytes");
     assert_eq!(store.load_all().await.unwrap().sandboxes, [pod]);
 }
+
+#[tokio::test]
+async fn an_end_that_comes_while_the_start_is_written_down_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let mut record = container(2, &sandbox(1));
+    let processes = record.state.processes().unwrap();
+    record.state = container_state::State::Created { processes };
+    let id = record.id.clone();
+    let container = crate::container::Container::new(record);
+    let happen = |event: container_state::Event| {
+        container.change(&store, |record| {
+            record.state = record.state.clone().next(event)?;
+            Ok(())
+        })
+    };
+    let exit = Exit::of_program(0, 0, false, NOW, NOW);
+    let (ended, started) = tokio::join!(
+        happen(container_state::Event::Exited(exit)),
+        happen(container_state::Event::Started { at: NOW }),
+    );
+    ended.unwrap();
+    assert_eq!(started.unwrap_err().kind(), Kind::FailedPrecondition);
+    assert!(container.record().state.exit().is_some());
+    let kept = store.load_all().await.unwrap().containers;
+    let kept = kept.iter().find(|record| record.id == id).unwrap();
+    assert!(kept.state.exit().is_some());
+}
