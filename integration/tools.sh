@@ -80,6 +80,17 @@ grep -q cgroup /proc/self/mounts || fail "no control groups are mounted at /sys/
 [ "$what" = demo ] && exit 0
 
 need strace strace
+need openssl openssl
+# A client of registries and archives that is not ours. Its libraries, if they
+# are missing, have other names in each release: those that the package names.
+unpack usr/bin/skopeo skopeo
+if ldd "$tools/debian/usr/bin/skopeo" | grep -q 'not found'; then
+    apt libgpgme
+    libraries=$(apt-cache depends skopeo | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
+    echo "apt-get install" $libraries
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $libraries \
+        >"$tools/apt.log" 2>&1 || fail "apt-get install $libraries: see $tools/apt.log"
+fi
 need git git
 /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null || {
     apt python3-grpcio

@@ -1,7 +1,8 @@
 //! A node to test against, seen only from outside.
 //!
 //! [`Node`] starts `berth-agent` with directories and a network namespace of
-//! its own; [`registry::Registry`] is a registry that misbehaves on request;
+//! its own; [`registry::Registry`] is a registry that misbehaves on request,
+//! [`distribution::Distribution`] one that does not;
 //! [`image`] assembles images from files; [`leak`] finds what a node left
 //! behind. Nothing here uses the code of the programs under test but their
 //! wire schemas.
@@ -9,6 +10,7 @@
 pub mod cgroup;
 pub mod collector;
 pub mod conformance;
+pub mod distribution;
 pub mod failpoints;
 pub mod image;
 pub mod leak;

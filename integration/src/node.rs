@@ -430,13 +430,26 @@ impl Node {
     /// # Errors
     /// If it cannot be executed.
     pub fn ctl(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        self.ctl_from(arguments, Stdio::null())
+    }
+
+    /// As [`Node::ctl`], with a standard input. Its home is the node's, so that
+    /// no credentials of the machine are read or written.
+    ///
+    /// # Errors
+    /// As [`Node::ctl`].
+    pub fn ctl_from(&self, arguments: &[&str], input: Stdio) -> Result<std::process::Output> {
         let program = programs::directory()?.join("berthctl");
         self.netns.enter(|| {
             Command::new(program)
                 .arg("-H")
                 .arg(self.endpoint())
                 .args(arguments)
-                .stdin(Stdio::null())
+                .env("HOME", self.home())
+                .env("XDG_RUNTIME_DIR", self.home())
+                .env_remove("DOCKER_CONFIG")
+                .env_remove("REGISTRY_AUTH_FILE")
+                .stdin(input)
                 .output()
                 .context("run berthctl")
         })

@@ -1,5 +1,7 @@
 //! Pushes to a registry that takes part, and to some that do not.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod ground;
 
 use std::{collections::HashMap, io::Write as _};

@@ -3,31 +3,10 @@
 use anyhow::Result;
 use berth_integration::{Node, image, registry::Registry};
 
-struct Done {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-fn ctl(node: &Node, arguments: &[&str]) -> Result<Done> {
-    let output = node.ctl(arguments)?;
-    Ok(Done {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        err: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
-}
+use crate::fixture::{self, ctl};
 
 fn ok(node: &Node, arguments: &[&str]) -> Result<String> {
-    let done = ctl(node, arguments)?;
-    anyhow::ensure!(
-        done.code == 0,
-        "{arguments:?}: {} {}{}",
-        done.code,
-        done.out,
-        done.err
-    );
-    Ok(done.out)
+    Ok(fixture::ok(node, arguments)?.out)
 }
 
 async fn node() -> Result<(Node, Registry, String)> {

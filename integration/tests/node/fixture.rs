@@ -1,8 +1,8 @@
 //! What most tests begin with.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use berth_integration::{Node, image, pod, registry::Registry, wait};
 use berth_proto::cri;
 
@@ -113,4 +113,39 @@ pub fn assert_refused<T: std::fmt::Debug>(
         !text.contains("some(") && !text.contains("os { code"),
         "{text:?}"
     );
+}
+
+/// What a run of berthctl came to.
+pub struct Done {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs berthctl to its end.
+pub fn ctl(node: &Node, arguments: &[&str]) -> Result<Done> {
+    ctl_from(node, arguments, Stdio::null())
+}
+
+/// The same with a standard input.
+pub fn ctl_from(node: &Node, arguments: &[&str], input: Stdio) -> Result<Done> {
+    let output = node.ctl_from(arguments, input)?;
+    Ok(Done {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        err: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+/// Runs berthctl, which must succeed.
+pub fn ok(node: &Node, arguments: &[&str]) -> Result<Done> {
+    let done = ctl(node, arguments)?;
+    ensure!(
+        done.code == 0,
+        "{arguments:?}: {} {}{}",
+        done.code,
+        done.out,
+        done.err
+    );
+    Ok(done)
 }
