@@ -55,6 +55,7 @@ struct Live {
     oom_kills: u64,
     log: Log,
     terminal: bool,
+    user_namespace: bool,
     /// The container's own filter, for its execs.
     seccomp: Vec<u8>,
     stop_signal: i32,
@@ -158,6 +159,7 @@ impl Container {
             group,
             log: Log::new(log_file, io_plan.max_line, plan.terminal),
             terminal: plan.terminal,
+            user_namespace: spawn::has_new_users(&plan),
             seccomp: plan
                 .process
                 .map(|process| process.seccomp)
@@ -210,7 +212,12 @@ impl Container {
                 .step("cgroup", opening)?,
             tasks: live.group.tasks_files().step("cgroup", opening)?,
         };
-        let started = exec::start(exec, &live.seccomp, &live.init.pidfd, groups, &mut slots);
+        let target = exec::Target {
+            init: &live.init.pidfd,
+            user_namespace: live.user_namespace,
+            seccomp: &live.seccomp,
+        };
+        let started = exec::start(exec, &target, groups, &mut slots);
         match started {
             Ok(mut started) => {
                 let answer = Answer {

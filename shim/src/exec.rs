@@ -17,7 +17,7 @@ use std::{
 use berth_proto::shim::{Exec, Failure, ProcessPlan};
 use berth_sys::{
     clone::{self, Request, Side},
-    message, namespace, process,
+    credentials, message, namespace, process,
     resolve::{self, Scope},
 };
 use nix::libc;
@@ -51,6 +51,16 @@ pub(crate) struct Started {
     pub(crate) console: Option<OwnedFd>,
 }
 
+/// The container of an exec.
+pub(crate) struct Target<'a> {
+    /// Its init.
+    pub(crate) init: &'a OwnedFd,
+    /// It has a user namespace of its own.
+    pub(crate) user_namespace: bool,
+    /// Its own filter.
+    pub(crate) seccomp: &'a [u8],
+}
+
 /// Where an exec'd process belongs.
 pub(crate) struct Groups {
     /// The v2 group in which it is born: entering one through `cgroup.procs` would
@@ -60,11 +70,10 @@ pub(crate) struct Groups {
     pub(crate) tasks: Vec<OwnedFd>,
 }
 
-/// Starts the process of `exec` in the container of `init`.
+/// Starts the process of `exec` in the container `target`.
 pub(crate) fn start(
     exec: &Exec,
-    seccomp: &[u8],
-    init: &OwnedFd,
+    target: &Target<'_>,
     groups: Groups,
     slots: &mut Slots,
 ) -> Result<Started, Failure> {
@@ -73,7 +82,7 @@ pub(crate) fn start(
         .as_ref()
         .ok_or_else(|| invalid("the exec has no process"))?;
     let seccomp = if plan.inherit_seccomp {
-        seccomp
+        target.seccomp
     } else {
         &plan.seccomp
     };
@@ -116,7 +125,7 @@ pub(crate) fn start(
                 inside,
                 preserved,
             };
-            let failure = newborn.enter_and_clone(init, groups.tasks, &theirs);
+            let failure = newborn.enter_and_clone(target, groups.tasks, &theirs);
             child::give_up(&theirs, &failure)
         }
         Side::Parent { pidfd: first, .. } => {
@@ -186,15 +195,31 @@ struct Newborn<'exec> {
 
 impl Newborn<'_> {
     /// The first child: enters everything and makes the second.
-    fn enter_and_clone(self, init: &OwnedFd, tasks: Vec<OwnedFd>, handshake: &OwnedFd) -> Failure {
+    fn enter_and_clone(
+        self,
+        target: &Target<'_>,
+        tasks: Vec<OwnedFd>,
+        handshake: &OwnedFd,
+    ) -> Failure {
         let entered = (|| -> Result<Side, Failure> {
             for file in tasks {
                 init::join::move_self(file)
                     .step("cgroup", || "entering the container's groups".to_owned())?;
             }
             process::reset_signals().step("clone", || "resetting signals".to_owned())?;
-            namespace::setns(init.as_fd(), NAMESPACES)
+            // Entering one's own user namespace again is EINVAL.
+            let users = if target.user_namespace {
+                libc::CLONE_NEWUSER
+            } else {
+                0
+            };
+            namespace::setns(target.init.as_fd(), NAMESPACES | users)
                 .step("clone", || "entering the container's namespaces".to_owned())?;
+            if target.user_namespace {
+                // What is made from here on, such as a terminal, must belong to somebody.
+                credentials::set_ids(0, 0, &[])
+                    .step("clone", || "becoming root of the user namespace".to_owned())?;
+            }
             let request = Request {
                 flags: libc::CLONE_PARENT as u64,
                 cgroup: None,

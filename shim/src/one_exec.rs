@@ -63,7 +63,12 @@ fn start(exec: &Exec, slots: &mut Slots) -> Result<Answer, Failure> {
             .map(|dir| dir.fd),
     };
     let seccomp = exec.process.as_ref().map(|plan| plan.seccomp.clone());
-    let started = exec::start(exec, &seccomp.unwrap_or_default(), &init, groups, slots)?;
+    let target = exec::Target {
+        init: &init,
+        user_namespace: target.user_namespace,
+        seccomp: &seccomp.unwrap_or_default(),
+    };
+    let started = exec::start(exec, &target, groups, slots)?;
     Ok(Answer {
         body: Body::ExecStarted(ExecStarted { pid: started.pid }),
         // Its end is told to whoever inherits it as a child.

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use berth_proto::shim::{Failure, NamespaceTarget, Plan, namespace_target::Mode};
+use berth_proto::shim::{Failure, NamespacePlan, NamespaceTarget, Plan, namespace_target::Mode};
 use berth_sys::{
     clone::{self, Request, Side},
     message, namespace, process,
@@ -46,6 +46,12 @@ pub(crate) struct Init {
 /// The mode of a namespace in the plan; absent means the host's.
 pub(crate) fn mode(target: Option<&NamespaceTarget>) -> Mode {
     target.map_or(Mode::Host, NamespaceTarget::mode)
+}
+
+/// Whether the container has a user namespace of its own.
+pub(crate) fn has_new_users(plan: &Plan) -> bool {
+    let namespaces = plan.namespaces.as_ref();
+    namespaces.is_some_and(|all| mode(all.user.as_ref()) == Mode::New)
 }
 
 /// Clones the init of `plan` and waits until it is ready to execute.
@@ -91,6 +97,10 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
             flags |= flag as u64;
         }
     }
+    if has_new_users(plan) {
+        flags |= libc::CLONE_NEWUSER as u64;
+        join_outside(namespaces, slots)?;
+    }
     process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
     // On v2 the child is born in its group: moving it later waits for a grace period.
     let group = plan
@@ -112,7 +122,14 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         }
         Side::Parent { pid, pidfd } => {
             drop((theirs, inside));
-            let ready = await_ready(&ours);
+            let mapped = if has_new_users(plan) {
+                write_maps(pid, namespaces).and_then(|()| {
+                    child::say_go(&ours).step("clone", || "waking the init".to_owned())
+                })
+            } else {
+                Ok(())
+            };
+            let ready = mapped.and_then(|()| await_ready(&ours));
             let ready = ready.and_then(|(fds, notes)| {
                 let start_ticks = process::start_ticks(pid)
                     .step("clone", || "reading the init's start time".to_owned())?;
@@ -152,6 +169,42 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
             })
         }
     }
+}
+
+/// Joins what belongs to the node, which a process of a new user namespace could not.
+/// The shim has no use for any of them itself.
+fn join_outside(namespaces: &NamespacePlan, slots: &Slots) -> Result<(), Failure> {
+    for (target, flag, name) in [
+        (&namespaces.net, libc::CLONE_NEWNET, "network"),
+        (&namespaces.ipc, libc::CLONE_NEWIPC, "IPC"),
+        (&namespaces.uts, libc::CLONE_NEWUTS, "UTS"),
+        (&namespaces.cgroup, libc::CLONE_NEWCGROUP, "cgroup"),
+    ] {
+        if mode(target.as_ref()) == Mode::Join {
+            let slot = target.map(|target| target.slot).unwrap_or_default();
+            namespace::setns(slots.get(slot)?, flag)
+                .step("clone", || format!("joining the {name} namespace"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Maps the ids of a new user namespace. As root nothing has to be given up for the
+/// groups (user_namespaces(7)).
+fn write_maps(pid: i32, namespaces: &NamespacePlan) -> Result<(), Failure> {
+    for (file, maps) in [
+        ("uid_map", &namespaces.uid_mappings),
+        ("gid_map", &namespaces.gid_mappings),
+    ] {
+        let lines = maps
+            .iter()
+            .map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count));
+        let lines: String = lines.collect();
+        fs::write(format!("/proc/{pid}/{file}"), &lines).step("clone", || {
+            format!("writing {file}: {}", lines.trim().replace('\n', ", "))
+        })?;
+    }
+    Ok(())
 }
 
 fn await_ready(handshake: &OwnedFd) -> Result<(Vec<OwnedFd>, Vec<String>), Failure> {

@@ -42,6 +42,8 @@ pub struct DetachedTarget<'a> {
     pub init: BorrowedFd<'a>,
     /// The groups that the process enters.
     pub group: &'a Group,
+    /// The container has a user namespace of its own.
+    pub user_namespace: bool,
 }
 
 /// A process that was started in a container.
@@ -99,7 +101,11 @@ pub async fn exec_detached(
         stdout_slot,
         stderr_slot,
         preserve_slots,
-        target: Some(ExecTarget { init_slot: 0, dirs }),
+        target: Some(ExecTarget {
+            init_slot: 0,
+            dirs,
+            user_namespace: target.user_namespace,
+        }),
     });
     let answer = connection.call("Exec", verb, &raw, EXECUTE).await;
     let (started, fds) = match answer {

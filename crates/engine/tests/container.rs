@@ -138,6 +138,7 @@ fn plan(script: &str) -> Plan {
             uts: target(Mode::New),
             cgroup: target(Mode::Host),
             hostname: "berth-test".to_owned(),
+            ..NamespacePlan::default()
         }),
         root: Some(RootPlan {
             tree_slot: 1,

@@ -5,7 +5,12 @@ use std::path::Path;
 use berth_proto::shim::{DeviceNode, MountStep};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
-use crate::{error::PlanError, limits};
+use crate::{
+    error::PlanError,
+    input::{Slot, Slots},
+    limits,
+    options::attr,
+};
 
 const FIELD: &str = "linux.devices";
 
@@ -65,6 +70,22 @@ pub(crate) fn devices(
         !covered && !console && !LINKS.contains(&node.path.as_str())
     });
     Ok(nodes)
+}
+
+/// The node's own device of the same path.
+pub(crate) fn bind_device(path: String, slots: &mut Slots) -> MountStep {
+    MountStep {
+        bind: true,
+        bind_slot: slots.add(Slot::Bind {
+            source: path.clone().into(),
+            recursive: false,
+            propagation: libc::MS_PRIVATE,
+        }),
+        destination: path,
+        attr_set: attr::NOSUID | attr::NOEXEC,
+        file: true,
+        ..MountStep::default()
+    }
 }
 
 fn node(device: &LinuxDevice) -> Result<DeviceNode, PlanError> {

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use berth_proto::shim::{NamespacePlan, NamespaceTarget, Sysctl, namespace_target::Mode};
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use berth_proto::shim::{
+    IdMapping, NamespacePlan, NamespaceTarget, Sysctl, namespace_target::Mode,
+};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use crate::{
     error::PlanError,
@@ -50,7 +52,18 @@ pub(crate) fn namespaces(
                 mount = true;
                 continue;
             }
-            LinuxNamespaceType::User | LinuxNamespaceType::Time => {
+            LinuxNamespaceType::User => {
+                if let Some(path) = path {
+                    let reason = format!("joining the user namespace {}", path.display());
+                    return Err(PlanError::unsupported(FIELD, reason));
+                }
+                plan.user = Some(NamespaceTarget {
+                    mode: Mode::New.into(),
+                    slot: 0,
+                });
+                continue;
+            }
+            LinuxNamespaceType::Time => {
                 let reason = format!("{kind} namespaces; leave it out");
                 return Err(PlanError::unsupported(FIELD, reason));
             }
@@ -70,6 +83,9 @@ pub(crate) fn namespaces(
         let reason = "a container without a mount namespace of its own is not possible";
         return Err(PlanError::unsupported(FIELD, reason));
     }
+    let user = plan.user.is_some();
+    plan.uid_mappings = mappings("linux.uidMappings", linux.uid_mappings(), user)?;
+    plan.gid_mappings = mappings("linux.gidMappings", linux.gid_mappings(), user)?;
     let host = || {
         Some(NamespaceTarget {
             mode: Mode::Host.into(),
@@ -82,6 +98,7 @@ pub(crate) fn namespaces(
         &mut plan.ipc,
         &mut plan.uts,
         &mut plan.cgroup,
+        &mut plan.user,
     ] {
         if target.is_none() {
             *target = host();
@@ -112,6 +129,61 @@ pub(crate) fn namespaces(
         return Err(PlanError::unsupported("domainname", reason));
     }
     Ok(plan)
+}
+
+/// The kernel's limit for the lines of a map (user_namespaces(7)).
+const MAX_MAPPINGS: usize = 340;
+
+/// Mappings of a new user namespace, one of which must hold its user 0: that is who
+/// sets the container up.
+fn mappings(
+    field: &'static str,
+    given: &Option<Vec<LinuxIdMapping>>,
+    user: bool,
+) -> Result<Vec<IdMapping>, PlanError> {
+    let given = given.as_deref().unwrap_or_default();
+    let invalid = |reason: String| Err(PlanError::invalid(field, given.len(), reason));
+    if !user {
+        return if given.is_empty() {
+            Ok(Vec::new())
+        } else {
+            invalid("there is no user namespace to map ids of".to_owned())
+        };
+    }
+    if given.len() > MAX_MAPPINGS {
+        return invalid(format!("at most {MAX_MAPPINGS} mappings"));
+    }
+    let mut maps: Vec<IdMapping> = Vec::new();
+    for one in given {
+        let map = IdMapping {
+            inside: one.container_id(),
+            outside: one.host_id(),
+            count: one.size(),
+        };
+        let shown = format!("{} {} {}", map.inside, map.outside, map.count);
+        let past_end = |first: u32| first.checked_add(map.count).is_none();
+        if map.count == 0 || past_end(map.inside) || past_end(map.outside) {
+            let reason = "a range begins at an id and has at least one";
+            return Err(PlanError::invalid(field, shown, reason));
+        }
+        let overlap = |first: u32, other: u32, length: u32| {
+            first < other + length && other < first + map.count
+        };
+        let clash = maps.iter().any(|other| {
+            overlap(map.inside, other.inside, other.count)
+                || overlap(map.outside, other.outside, other.count)
+        });
+        if clash {
+            return Err(PlanError::invalid(field, shown, "overlaps with another"));
+        }
+        maps.push(map);
+    }
+    if !maps.iter().any(|map| map.inside == 0) {
+        return invalid(
+            "id 0 of the container must be mapped: it sets the container up".to_owned(),
+        );
+    }
+    Ok(maps)
 }
 
 fn slot(kind: NamespaceKind, path: &Path, pod_dir: Option<&Path>) -> Result<Slot, PlanError> {

@@ -3,12 +3,13 @@
 use std::path::{Component, Path};
 
 use berth_proto::shim::{
-    CgroupDir, CgroupPlan, GivenStreams, IoPlan, MAX_SLOTS, Plan, RootPlan, namespace_target::Mode,
+    CgroupDir, CgroupPlan, GivenStreams, IoPlan, MAX_SLOTS, NamespacePlan, Plan, RootPlan,
+    namespace_target::Mode,
 };
 use oci_spec::runtime::{Linux, Spec};
 
 use crate::{
-    devices::devices,
+    devices::{bind_device, devices},
     error::PlanError,
     input::{PlanInputs, PlanOutput, Slot, Slots},
     limits,
@@ -55,7 +56,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     let own_cgroups = namespaces
         .cgroup
         .is_some_and(|target| target.mode() != Mode::Host);
-    let mounts = mounts(
+    let mut mounts = mounts(
         spec.mounts().as_deref().unwrap_or_default(),
         inputs,
         own_cgroups,
@@ -89,11 +90,18 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     let devices = if mounts.foreign_dev {
         Vec::new()
     } else {
-        devices(
-            linux.devices().as_deref().unwrap_or_default(),
-            &mounts.steps,
-            process.terminal,
-        )?
+        let given = linux.devices().as_deref().unwrap_or_default();
+        let nodes = devices(given, &mounts.steps, process.terminal)?;
+        if has_users(&namespaces) {
+            // Nobody in a user namespace makes nodes: the node's own are bound.
+            let binds = nodes
+                .into_iter()
+                .map(|node| bind_device(node.path, &mut slots));
+            mounts.steps.extend(binds);
+            Vec::new()
+        } else {
+            nodes
+        }
     };
     let plan = Plan {
         id: inputs.id.to_owned(),
@@ -111,12 +119,19 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         cgroup: Some(cgroup),
         detached: inputs.io.given,
         preserve_slots,
+        own_dev: !mounts.foreign_dev,
     };
     Ok(PlanOutput {
         plan,
         slots: slots.0,
         limits: limits::of(linux.resources().as_ref())?,
     })
+}
+
+fn has_users(namespaces: &NamespacePlan) -> bool {
+    namespaces
+        .user
+        .is_some_and(|target| target.mode() != Mode::Host)
 }
 
 /// Highest signal number (SIGRTMAX).
@@ -153,9 +168,6 @@ fn refuse(linux: &Linux) -> Result<(), PlanError> {
             Ok(())
         }
     };
-    let mapped = |mappings: &Option<Vec<_>>| mappings.as_ref().is_some_and(|all| !all.is_empty());
-    unsupported("linux.uidMappings", mapped(linux.uid_mappings()))?;
-    unsupported("linux.gidMappings", mapped(linux.gid_mappings()))?;
     unsupported(
         "linux.mountLabel",
         linux

@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<()> {
         "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
         "mountOptions": berth_plan::mount_options(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": capabilities,
             "cgroup": {
                 "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,

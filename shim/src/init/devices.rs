@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, os::fd::OwnedFd, path::Path};
 
-use berth_proto::shim::{DeviceNode, Failure};
+use berth_proto::shim::{DeviceNode, Failure, Plan};
 use berth_sys::resolve::{self, Scope};
 
 use crate::wire::{Step as _, invalid};
@@ -18,14 +18,15 @@ const LINKS: [(&str, &str); 5] = [
 
 /// Makes the nodes. /dev has just been mounted, so that nothing is there yet and
 /// nobody else can reach it; links are not followed all the same.
-pub(super) fn make(devices: &[DeviceNode], root: &OwnedFd) -> Result<(), Failure> {
-    if devices.is_empty() {
+pub(super) fn make(plan: &Plan, root: &OwnedFd) -> Result<(), Failure> {
+    if !plan.own_dev && plan.devices.is_empty() {
         return Ok(());
     }
-    for device in devices {
+    for device in &plan.devices {
         make_node(device, root)?;
     }
-    let dev = resolve::open_path(root, Path::new("dev"), Scope::Beneath)
+    // Without a mount of its own it is a directory of the image.
+    let dev = resolve::make_directories(root, Path::new("dev"), 0o755, Scope::Beneath)
         .step("mount", || "opening /dev".to_owned())?;
     for (name, target) in LINKS {
         resolve::make_link(&dev, OsStr::new(name), OsStr::new(target))

@@ -15,7 +15,7 @@ use berth_sys::{
 use nix::libc;
 
 use crate::{
-    spawn::mode,
+    spawn::{has_new_users, mode},
     wire::{Slots, Step as _, invalid},
 };
 
@@ -56,7 +56,9 @@ pub(super) fn namespaces(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
         (&namespaces.uts, libc::CLONE_NEWUTS, "UTS"),
         (&namespaces.cgroup, libc::CLONE_NEWCGROUP, "cgroup"),
     ] {
-        if mode(target.as_ref()) == Mode::Join {
+        // Before a new user namespace the shim has joined them: from within there is no
+        // right to namespaces that belong to the node.
+        if mode(target.as_ref()) == Mode::Join && !has_new_users(plan) {
             let slot = target.map(|target| target.slot).unwrap_or_default();
             let fd = slots.get(slot)?;
             namespace::setns(fd.as_fd(), flag)

@@ -19,7 +19,7 @@ use std::{
 
 use berth_proto::shim::{Failure, Plan, ProcessPlan};
 use berth_sys::{
-    mount, process,
+    credentials, mount, process,
     resolve::{self, Scope},
     terminal,
 };
@@ -27,6 +27,7 @@ use berth_sys::{
 use crate::{
     child, console,
     process::{self as steps, Program},
+    spawn,
     stdio::{Inside, Preserved},
     wire::{Slots, Step as _, invalid, system},
 };
@@ -88,12 +89,19 @@ fn set_up<'plan>(
     process::setsid().step("clone", || "starting a session".to_owned())?;
     process::reset_signals().step("clone", || "resetting signals".to_owned())?;
 
+    // The first two as who the shim is: groups belong to the node's root.
     join::groups(plan, slots)?;
+    if spawn::has_new_users(plan) {
+        // The parent writes the maps.
+        child::await_go(parent);
+        credentials::set_ids(0, 0, &[])
+            .step("clone", || "becoming root of the user namespace".to_owned())?;
+    }
     join::namespaces(plan, slots)?;
 
     let root = rootfs::assemble(plan, slots)?;
     mounts::attach_all(&plan.mounts, &root, slots)?;
-    devices::make(&plan.devices, &root)?;
+    devices::make(plan, &root)?;
     let console = if plan.terminal {
         Some(console::open(&root)?)
     } else {

@@ -7,7 +7,7 @@ use berth_engine::{DetachedExec, DetachedTarget, ExecStreams, exec_detached};
 use berth_plan::seccomp::{FilterCache, Machine};
 use berth_proto::shim::ProcessPlan;
 use berth_sys::process as kernel;
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,7 +25,8 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Exec) -> Result<i32> {
     container.require_running(args.ignore_paused)?;
     let config = container.home.config()?;
     let process = process(&config, args)?;
-    let plan = plan(&bundle::parse(&config)?, &process)?;
+    let spec = bundle::parse(&config)?;
+    let plan = plan(&spec, &process)?;
     let foreground = !args.detach;
     match (plan.terminal, &args.console_socket) {
         (true, None) if args.detach => {
@@ -59,6 +60,7 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Exec) -> Result<i32> {
     let target = DetachedTarget {
         init: init.as_fd(),
         group: &group,
+        user_namespace: has_users(&spec),
     };
     let started = engine::wait(exec_detached(&program, target, plan, streams, &preserved))?
         .map_err(engine::explain)?;
@@ -193,6 +195,17 @@ fn plan(spec: &Spec, process: &Process) -> Result<ProcessPlan> {
         plan.seccomp_flags = filter.flags;
     }
     Ok(plan)
+}
+
+fn has_users(spec: &Spec) -> bool {
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
+    namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// A group below the container's own, the same in every hierarchy.
