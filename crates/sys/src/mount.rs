@@ -248,12 +248,15 @@ pub fn unmount(path: &CStr, flags: i32) -> io::Result<()> {
 /// # Errors
 /// The errno of pivot_root(2) or umount2(2).
 pub fn pivot_into(root: impl AsFd) -> io::Result<()> {
+    let old = std::fs::File::open("/")?;
     crate::process::fchdir(root.as_fd())?;
     // Both names are the same directory: the old root ends up on top of the new
     // one and is taken off again, so that no directory has to be made for it.
     // SAFETY: strings that end with NUL.
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
-    // The old root must not carry the unmount to where it came from.
+    // The old root must not carry the unmount to where it came from. "." would still
+    // be the new one, whose volumes are to stay as they were asked for.
+    crate::process::fchdir(old.as_fd())?;
     set_propagation_path(c".", libc::MS_SLAVE | libc::MS_REC)?;
     unmount(c".", libc::MNT_DETACH)?;
     crate::process::chdir(std::path::Path::new("/"))

@@ -1,6 +1,7 @@
 use anyhow::Result;
 use berth_integration::pod;
 use berth_proto::cri;
+use nix::mount::MsFlags;
 
 use crate::fixture::{OBEYS, Shell};
 
@@ -210,5 +211,54 @@ async fn nothing_of_the_hosts_descriptors_or_environment_gets_in() -> Result<()>
         !environment.contains("CARGO") && !environment.contains("BERTH"),
         "{environment}"
     );
+    shell.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_are_told_in_the_direction_that_was_asked_for() -> Result<()> {
+    use cri::MountPropagation::{
+        PropagationBidirectional, PropagationHostToContainer, PropagationPrivate,
+    };
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let mut config = pod::sandbox(node, "propagation");
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().privileged = true;
+    let pod = node.run_pod(&config).await?;
+    for (propagation, inwards, outwards) in [
+        (PropagationPrivate, false, false),
+        (PropagationHostToContainer, true, false),
+        (PropagationBidirectional, true, true),
+    ] {
+        let name = format!("p{}", i32::from(propagation));
+        let source = node.home().join(&name);
+        for directory in ["", "in", "out"] {
+            std::fs::create_dir(source.join(directory))?;
+        }
+        let bind = |to: &std::path::Path, flags| {
+            nix::mount::mount(Some(to), to, None::<&str>, flags, None::<&str>)
+        };
+        bind(&source, MsFlags::MS_BIND)?;
+        bind(&source, MsFlags::MS_SHARED)?;
+        let mut container = shell.container(&name, OBEYS);
+        pod::security(&mut container).privileged = true;
+        container.mounts.push(cri::Mount {
+            container_path: "/shown".into(),
+            host_path: source.display().to_string(),
+            propagation: propagation.into(),
+            ..Default::default()
+        });
+        let id = node.run(&pod, &container, &config).await?;
+        let (tmpfs, none) = (Some("tmpfs"), None::<&str>);
+        nix::mount::mount(tmpfs, &source.join("in"), tmpfs, MsFlags::empty(), none)?;
+        std::fs::write(source.join("in/file"), "")?;
+        let seen = node.sh(&id, "ls /shown/in").await?;
+        assert_eq!(seen == "file\n", inwards, "{propagation:?}: {seen:?}");
+        node.sh(&id, "mount --bind /bin /shown/out").await?;
+        let seen = std::fs::read_dir(source.join("out"))?.count();
+        assert_eq!(seen > 0, outwards, "{propagation:?}");
+        node.remove_container(&id).await?;
+        nix::mount::umount2(&source, nix::mount::MntFlags::MNT_DETACH)?;
+    }
     shell.finish().await
 }

@@ -1,8 +1,12 @@
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 
 use anyhow::Result;
-use berth_integration::{Node, metrics};
+use berth_integration::{Node, metrics, wait};
 use berth_proto::cri;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_version_is_that_of_the_cri_and_of_berth() -> Result<()> {
@@ -36,6 +40,47 @@ async fn the_node_is_ready_and_says_what_it_can() -> Result<()> {
         .into_inner();
     assert!(config.linux.is_some());
     node.finish().await
+}
+
+/// Linux 6.18 numbers namespaces per processor, and a pin wants the higher number.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_in_a_mount_namespace_of_its_own_starts_on_any_processor() -> Result<()> {
+    for (namespace_on, agent_on) in [("0", "1"), ("1", "0")] {
+        let node = Node::prepare("")?;
+        let agent = berth_integration::programs::directory()?.join("berth-agent");
+        let home = |name: &str| node.home().join(name);
+        let mut child = node.netns().enter(|| {
+            Ok(std::process::Command::new("taskset")
+                .args([
+                    "-c",
+                    namespace_on,
+                    "unshare",
+                    "--mount",
+                    "taskset",
+                    "-c",
+                    agent_on,
+                ])
+                .arg(agent)
+                .arg("--config")
+                .arg(home("config.toml"))
+                .arg("--root")
+                .arg(home("root"))
+                .arg("--run-dir")
+                .arg(home("run"))
+                .arg("--listen")
+                .arg(node.endpoint())
+                .stderr(std::fs::File::create(node.log_file())?)
+                .spawn()?)
+        })?;
+        let limit = std::time::Duration::from_secs(20);
+        wait::until("the agent answers", limit, || async {
+            Ok(node.version().await.ok())
+        })
+        .await?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        assert!(child.wait()?.success());
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

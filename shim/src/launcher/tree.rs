@@ -23,7 +23,11 @@ use berth_sys::{
     namespace, process,
     resolve::{self, Scope},
 };
-use nix::libc;
+use nix::{
+    libc,
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use crate::child::{self, Word};
 
@@ -75,6 +79,41 @@ fn open_or_make_one(pins: &Path, name: &str) -> io::Result<OwnedFd> {
         return Ok(file.into());
     }
     let target = File::create(&pin)?;
+    match make(pins, name, &target) {
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            make_on_any_processor(pins, name, &target)?;
+        }
+        made => made?,
+    }
+    Ok(File::open(&pin)?.into())
+}
+
+/// A mount namespace can only be pinned in one with a lower number, lest two pin
+/// each other. Linux 6.18 hands the numbers out to each processor in batches, so that
+/// a younger namespace may have the lower one: unless the agent is in the host's own
+/// namespace, it depends on the processor. The one that ours was made on will do.
+fn make_on_any_processor(pins: &Path, name: &str, target: &File) -> io::Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let mut result = Err(io::Error::from_raw_os_error(libc::ELOOP));
+    for number in 0..CpuSet::count() {
+        let mut one = CpuSet::new();
+        one.set(number)?;
+        // There is no such processor, or this process may not use it.
+        if sched_setaffinity(this, &one).is_err() {
+            continue;
+        }
+        result = make(pins, name, target);
+        if result.as_ref().map_err(io::Error::raw_os_error) != Err(Some(libc::ELOOP)) {
+            break;
+        }
+    }
+    sched_setaffinity(this, &allowed)?;
+    result
+}
+
+/// Makes the namespace and pins it at `target`.
+fn make(pins: &Path, name: &str, target: &File) -> io::Result<()> {
     let (ours, theirs) = message::pair()?;
     process::assert_single_threaded()?;
     let request = Request {
@@ -104,15 +143,14 @@ fn open_or_make_one(pins: &Path, name: &str) -> io::Result<OwnedFd> {
         Side::Parent { pid, pidfd } => {
             drop(theirs);
             let pinned = match child::listen(&ours, LIMIT_MS)? {
-                Word::Ready(..) => pin_namespace(pid, &target),
+                Word::Ready(..) => pin_namespace(pid, target),
                 Word::Failed(failure) => Err(io::Error::other(failure.detail)),
                 Word::End => Err(io::Error::other("the builder died")),
             };
             // Not "go": a closed connection ends it as well.
             drop(ours);
             process::wait_pidfd(&pidfd)?;
-            pinned?;
-            Ok(File::open(&pin)?.into())
+            pinned
         }
     }
 }
