@@ -4,10 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -24,6 +21,7 @@ use crate::{
     image::Images,
     network::PodNetwork,
     operation::Operations,
+    recovery::Findings,
     sandbox::Sandbox,
     store::Store,
     telemetry::Metrics,
@@ -65,12 +63,13 @@ pub(crate) struct Facts {
     pub(crate) started_at: i64,
     pub(crate) warnings: Vec<String>,
     /// What the start found without an owner and undid.
-    pub(crate) undone: AtomicU64,
+    pub(crate) undone: OnceLock<Findings>,
 }
 
 impl Facts {
-    pub(crate) fn ledger_undone(&self) -> u64 {
-        self.undone.load(Ordering::Relaxed)
+    /// By kind; nothing before the end of recovery.
+    pub(crate) fn ledger_undone(&self) -> Findings {
+        self.undone.get().cloned().unwrap_or_default()
     }
 }
 

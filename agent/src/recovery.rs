@@ -1,6 +1,8 @@
 //! From the store to a node that serves: read, ask the shims, compare with the
 //! kernel, settle, undo, and only then answer.
 
+mod findings;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use berth_phase::{Phase, Tracker};
@@ -9,10 +11,13 @@ use crate::{
     container,
     error::{Error, Result},
     image,
+    listen::Progress,
     node::Node,
     sandbox,
     store::{Change, ContainerRecord, Durability, SandboxRecord},
 };
+
+pub(crate) use findings::{Findings, kind};
 
 /// Names this boot of the machine.
 ///
@@ -25,7 +30,7 @@ pub(crate) fn boot_id() -> Result<String> {
 }
 
 /// Brings records and kernel into agreement. `settled_for` is the boot for which
-/// that was done last.
+/// that was done last. Returns what was found without an owner and undone.
 ///
 /// # Errors
 /// Internal if the launcher or the store do not answer.
@@ -34,7 +39,8 @@ pub(crate) async fn recover(
     sandboxes: Vec<SandboxRecord>,
     containers: Vec<ContainerRecord>,
     settled_for: Option<&str>,
-) -> Result<u64> {
+    progress: &Progress,
+) -> Result<Findings> {
     let tracker = Tracker::new("recover", node.observer.clone());
     tracker.enter(Phase::Recover, "read")?;
     let boot = boot_id()?;
@@ -45,13 +51,19 @@ pub(crate) async fn recover(
     for record in containers {
         container::adopt(node, record);
     }
+    progress.doing(format!(
+        "asking the shims of {} containers",
+        node.containers().len()
+    ));
     let mut undone = container::settle(node, &tracker, rebooted).await?;
-    undone += sandbox::settle(node, &tracker, rebooted).await?;
+    progress.doing(format!("looking after {} pods", node.sandboxes().len()));
+    undone.absorb(sandbox::settle(node, &tracker, rebooted).await?);
     tracker.enter(Phase::Recover, "links")?;
-    undone += purge_links(node).await;
+    undone.add(kind::VETH, purge_links(node).await);
     tracker.enter(Phase::Recover, "images")?;
+    progress.doing("deleting what no image owns");
     match image::collect(node).await {
-        Ok(count) => undone += count,
+        Ok(deleted) => undone.absorb(deleted),
         Err(error) => {
             tracing::warn!(
                 error = error.sentence(),
@@ -83,7 +95,11 @@ async fn purge_links(node: &Arc<Node>) -> u64 {
             continue;
         }
         undone += 1;
-        tracing::warn!(pod = part, "a link without a pod sandbox is removed");
+        tracing::warn!(
+            kind = kind::VETH,
+            pod = part,
+            "a link without a pod sandbox is removed"
+        );
         if let Err(error) = node.network.purge(&part).await {
             tracing::warn!(error = error.sentence(), "it could not be removed");
         }

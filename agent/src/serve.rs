@@ -1,6 +1,10 @@
 //! Serving until told to stop.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use berth_proto::{
@@ -12,12 +16,13 @@ use tokio::{
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use crate::{
     berth::Service,
     config::{self, Args, Config},
     cri::{Images, Runtime},
-    listen::{self, http::Pages, notify},
+    listen::{self, Progress, http::Pages, notify},
     node::Node,
     start::start,
     telemetry::{NodeState, Telemetry},
@@ -36,44 +41,29 @@ pub(crate) async fn serve(config: Config, args: Args) -> Result<()> {
         .ok();
     let stop = CancellationToken::new();
     let (ready, is_ready) = watch::channel(false);
-    let limits = config.limits.clone();
-    let endpoints = config.listen();
     listen::private_directory(&config.run_dir)?;
-    let node = start(config.clone(), args.shim.clone(), &telemetry).await?;
-    let sockets = listen::open(&endpoints)?;
-    serve_pages(&config, &node, &telemetry, is_ready.clone(), stop.clone()).await?;
-
-    let message = limits.max_message_bytes;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(berth_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .context("reflection")?;
+    let progress = Progress::new();
+    let sockets = listen::open(&config.listen())?;
     let paths: Vec<String> = sockets
         .paths()
         .map(|path| path.display().to_string())
         .collect();
+    let late = Arc::new(OnceLock::new());
+    serve_pages(&config, &late, &telemetry, is_ready.clone(), stop.clone()).await?;
+    let always = always(is_ready).await?;
     let server = listen::grpc::server()
-        .layer(telemetry.rpc_layer(&limits))
-        .add_service(
-            RuntimeServiceServer::new(Runtime::new(node.clone()))
-                .max_decoding_message_size(message)
-                .max_encoding_message_size(message),
-        )
-        .add_service(
-            ImageServiceServer::new(Images::new(node.clone()))
-                .max_decoding_message_size(message)
-                .max_encoding_message_size(message),
-        )
-        .add_service(
-            NodeServer::new(Service::new(node.clone()))
-                .max_decoding_message_size(message)
-                .max_encoding_message_size(message),
-        )
-        .add_service(listen::health(is_ready).await)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(sockets.incoming(), stop.clone().cancelled_owned());
+        .layer(telemetry.rpc_layer(&config.limits))
+        .serve_with_incoming_shutdown(
+            progress.gate(always),
+            sockets.incoming(),
+            stop.clone().cancelled_owned(),
+        );
     let server = tokio::spawn(server);
+    notify::doing("recovering");
+
+    let node = start(config.clone(), args.shim.clone(), &telemetry, &progress).await?;
+    late.get_or_init(|| node.clone());
+    progress.open(services(&node));
     ready.send_replace(true);
     notify::ready("serving");
     tracing::info!(
@@ -81,7 +71,8 @@ pub(crate) async fn serve(config: Config, args: Args) -> Result<()> {
         version = crate::cri::VERSION,
         pods = node.sandboxes().len(),
         containers = node.containers().len(),
-        undone = node.facts.ledger_undone(),
+        undone = %node.facts.ledger_undone(),
+        took = ?progress.took(),
         "serving"
     );
     let watchdog = {
@@ -108,6 +99,36 @@ pub(crate) async fn serve(config: Config, args: Args) -> Result<()> {
     node.store.close().await;
     telemetry.shutdown().await;
     Ok(())
+}
+
+/// What is served from the first moment: health, and the description of the rest.
+async fn always(ready: watch::Receiver<bool>) -> Result<Routes> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(berth_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("reflection")?;
+    Ok(Routes::new(listen::health(ready).await).add_service(reflection))
+}
+
+fn services(node: &Arc<Node>) -> Routes {
+    let message = node.config.limits.max_message_bytes;
+    Routes::new(
+        RuntimeServiceServer::new(Runtime::new(node.clone()))
+            .max_decoding_message_size(message)
+            .max_encoding_message_size(message),
+    )
+    .add_service(
+        ImageServiceServer::new(Images::new(node.clone()))
+            .max_decoding_message_size(message)
+            .max_encoding_message_size(message),
+    )
+    .add_service(
+        NodeServer::new(Service::new(node.clone()))
+            .max_decoding_message_size(message)
+            .max_encoding_message_size(message),
+    )
+    .prepare()
 }
 
 /// Waits for the signal to stop; SIGHUP reads the configuration again, of which the
@@ -155,22 +176,23 @@ async fn leave(node: &Arc<Node>) {
 
 async fn serve_pages(
     config: &Config,
-    node: &Arc<Node>,
+    node: &Arc<OnceLock<Arc<Node>>>,
     telemetry: &Telemetry,
     ready: watch::Receiver<bool>,
     stop: CancellationToken,
 ) -> Result<()> {
     let metrics = telemetry.metrics();
     let source = node.clone();
-    metrics.set_state(move || state(&source));
+    metrics.set_state(move || source.get().map(|node| state(node)).unwrap_or_default());
     let tasks = node.clone();
     let pages = Pages::new(
         ready,
         move |format| metrics.render(format),
         move || {
             let list: Vec<serde_json::Value> = tasks
-                .operations
-                .list()
+                .get()
+                .map(|node| node.operations.list())
+                .unwrap_or_default()
                 .into_iter()
                 .map(|operation| {
                     serde_json::json!({

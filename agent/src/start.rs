@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -14,7 +14,7 @@ use crate::{
     container,
     error::Error,
     image::Images,
-    listen::private_directory,
+    listen::{Progress, private_directory},
     network::PodNetwork,
     node::{Directories, Facts, Node, Parts, now},
     operation::{Operations, Verb},
@@ -34,6 +34,7 @@ pub(crate) async fn start(
     config: Config,
     shim: Option<PathBuf>,
     telemetry: &Telemetry,
+    progress: &Progress,
 ) -> Result<Arc<Node>> {
     if !nix::unistd::geteuid().is_root() {
         bail!("berth-agent manages namespaces, mounts and control groups, and must run as root");
@@ -44,6 +45,7 @@ pub(crate) async fn start(
     };
     private_directory(&dirs.root)?;
     private_directory(&dirs.run)?;
+    progress.doing("reading the records");
     let opened = Store::open(&dirs.root).map_err(Error::from).map_err(told)?;
     let mut warnings = Vec::new();
     if let Some(moved) = &opened.moved_aside {
@@ -102,11 +104,20 @@ pub(crate) async fn start(
         config,
     }));
     withdraw_unclaimed(&node);
-    let undone = recovery::recover(&node, sandboxes, containers, settled_for_boot.as_deref())
-        .await
-        .map_err(told)?;
-    node.facts.undone.store(undone, Ordering::Relaxed);
-    node.metrics.ledger_findings("recovered", undone);
+    let undone = recovery::recover(
+        &node,
+        sandboxes,
+        containers,
+        settled_for_boot.as_deref(),
+        progress,
+    )
+    .await
+    .map_err(told)?;
+    // Those that are 0 too: an alert on an increase needs a value to begin with.
+    for kind in recovery::kind::ALL {
+        node.metrics.ledger_findings(kind, undone.of(kind));
+    }
+    node.facts.undone.get_or_init(|| undone);
     node.network.look().await;
     tokio::spawn(node.network.clone().watch());
     Ok(node)

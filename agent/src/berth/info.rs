@@ -16,6 +16,7 @@ pub(super) fn info(node: &Node) -> InfoResponse {
     };
     let pods = node.sandboxes();
     let containers = node.containers();
+    let undone = node.facts.ledger_undone();
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     InfoResponse {
         version: VERSION.to_owned(),
@@ -44,7 +45,11 @@ pub(super) fn info(node: &Node) -> InfoResponse {
         containers: count(containers.len()),
         images: count(node.images.all().len()),
         shim_source: node.launcher.program().source().name().to_owned(),
-        ledger_undone: node.facts.ledger_undone(),
+        ledger_undone: undone.total(),
+        ledger_undone_by_kind: undone
+            .iter()
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
         warnings: node.facts.warnings.clone(),
         started_at: node.facts.started_at,
     }

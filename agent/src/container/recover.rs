@@ -18,6 +18,7 @@ use crate::{
     error::Result,
     ids::Process,
     node::{Node, now},
+    recovery::{Findings, kind},
     store::ContainerRecord,
 };
 
@@ -31,7 +32,7 @@ pub(crate) fn adopt(node: &Node, record: ContainerRecord) {
 
 /// Asks every shim and settles each container: running ones are watched again,
 /// ended ones get their exit, half-made and half-removed ones are undone. Returns
-/// how many things were undone.
+/// what was undone.
 ///
 /// # Errors
 /// Only a failpoint's.
@@ -39,7 +40,7 @@ pub(crate) async fn settle(
     node: &Arc<Node>,
     tracker: &berth_phase::Tracker,
     rebooted: bool,
-) -> Result<u64> {
+) -> Result<Findings> {
     tracker.enter(Phase::Recover, "containers")?;
     let mut tasks = tokio::task::JoinSet::new();
     for container in node.containers() {
@@ -48,39 +49,42 @@ pub(crate) async fn settle(
             let outcome = settle_one(&node, &container, rebooted).await;
             outcome.unwrap_or_else(|error| {
                 tracing::warn!(container = %container.id, error = error.sentence(), "container could not be settled");
-                0
+                false
             })
         });
     }
-    let mut undone = 0;
+    let mut undone = Findings::default();
     while let Some(outcome) = tasks.join_next().await {
-        undone += outcome.unwrap_or(0);
+        if outcome.unwrap_or(false) {
+            undone.add(kind::CONTAINER, 1);
+        }
     }
-    undone += sweep(node).await;
+    undone.absorb(sweep(node).await);
     Ok(undone)
 }
 
-async fn settle_one(node: &Arc<Node>, container: &Arc<Container>, rebooted: bool) -> Result<u64> {
+/// Whether it was half-made and is undone.
+async fn settle_one(node: &Arc<Node>, container: &Arc<Container>, rebooted: bool) -> Result<bool> {
     let record = container.record();
     match &record.state {
-        State::Exited { .. } => Ok(0),
+        State::Exited { .. } => Ok(false),
         State::Creating => {
             tracing::info!(container = %container.id, "a half-made container is undone");
             kill_shim(node, container).await;
             watch::kill(node, container).await?;
             tear_down(node, container).await?;
             forget(node, &container.id).await?;
-            Ok(1)
+            Ok(true)
         }
         _ if rebooted => {
             let why = "the node was started anew while the container ran".to_owned();
             let exit = Exit::lost(Reason::NodeReboot, why, now());
             watch::ended(node, container, exit).await;
-            Ok(0)
+            Ok(false)
         }
         _ => {
             reconnect(node, container).await?;
-            Ok(0)
+            Ok(false)
         }
     }
 }
@@ -177,12 +181,12 @@ async fn kill_shim(node: &Arc<Node>, container: &Container) {
 
 /// Deletes directories that carry the id of no container. The name is the ledger
 /// entry of what lies below our own directories.
-async fn sweep(node: &Arc<Node>) -> u64 {
+async fn sweep(node: &Arc<Node>) -> Findings {
     let known: BTreeSet<String> = node.containers().iter().map(|c| c.id.to_string()).collect();
-    let mut undone = 0;
-    for parent in [
-        node.dirs.run.join("shims"),
-        node.dirs.root.join("containers"),
+    let mut undone = Findings::default();
+    for (kind, parent) in [
+        (kind::SHIM_DIR, node.dirs.run.join("shims")),
+        (kind::WRITABLE_LAYER, node.dirs.root.join("containers")),
     ] {
         let Ok(entries) = std::fs::read_dir(&parent) else {
             continue;
@@ -192,8 +196,8 @@ async fn sweep(node: &Arc<Node>) -> u64 {
             if known.contains(&name) {
                 continue;
             }
-            undone += 1;
-            tracing::warn!(path = %entry.path().display(), "directory without a container is deleted");
+            undone.add(kind, 1);
+            tracing::warn!(kind, path = %entry.path().display(), "directory without a container is deleted");
             if let Err(error) = files::delete(&entry.path()) {
                 tracing::warn!(error = error.sentence(), "it could not be deleted");
             }

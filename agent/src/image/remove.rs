@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     node::{Node, blocking},
     operation::{Request, Value, Verb},
+    recovery::{Findings, kind},
 };
 
 /// Removes the image that `name` stands for, with all its names. What is not there
@@ -54,7 +55,7 @@ pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instan
 ///
 /// # Errors
 /// Internal if the disk does not obey.
-pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
+pub(crate) async fn collect(node: &Arc<Node>) -> Result<Findings> {
     let _turn = node.images.turn.lock().await;
     let mut layers = HashSet::new();
     let mut blobs = HashSet::new();
@@ -76,7 +77,10 @@ pub(crate) async fn collect(node: &Arc<Node>) -> Result<u64> {
     let store = node.images.store.clone();
     let freed = blocking("delete what no image owns", move || {
         let freed = store.collect(&LiveSet { layers, blobs }).map_err(convert)?;
-        Ok(freed.layers + freed.blobs)
+        let mut deleted = Findings::default();
+        deleted.add(kind::IMAGE_LAYER, freed.layers);
+        deleted.add(kind::IMAGE_BLOB, freed.blobs);
+        Ok(deleted)
     })
     .await?;
     node.images.garbage.store(false, Ordering::Release);

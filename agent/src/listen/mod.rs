@@ -21,6 +21,7 @@ mod bind;
 mod connection;
 mod directory;
 mod endpoint;
+mod gate;
 pub(crate) mod grpc;
 mod health;
 pub(crate) mod http;
@@ -32,6 +33,7 @@ pub(crate) use accept::Sockets;
 pub(crate) use connection::{Connection, Peer};
 pub(crate) use directory::private_directory;
 pub(crate) use endpoint::{Endpoint, EndpointError};
+pub(crate) use gate::Progress;
 pub(crate) use health::health;
 
 /// Why the agent cannot listen.

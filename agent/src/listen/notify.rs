@@ -9,6 +9,11 @@ pub(crate) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Tells systemd what the agent is doing; it is not ready yet.
+pub(crate) fn doing(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
 /// Tells systemd that the agent is about to end.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     error::Result,
     node::{Node, now},
+    recovery::{Findings, kind},
     store::SandboxRecord,
 };
 
@@ -23,7 +24,7 @@ pub(crate) fn adopt(node: &Node, record: SandboxRecord) {
 
 /// Brings sandboxes and kernel into agreement: half-made ones are undone, those
 /// whose namespaces are gone are not ready, pins without a sandbox go. Returns
-/// how many things were undone.
+/// what was undone.
 ///
 /// # Errors
 /// Internal if the launcher does not answer. What cannot be undone is logged and
@@ -32,7 +33,7 @@ pub(crate) async fn settle(
     node: &Arc<Node>,
     tracker: &berth_phase::Tracker,
     rebooted: bool,
-) -> Result<u64> {
+) -> Result<Findings> {
     tracker.enter(Phase::Recover, "sandboxes")?;
     let pinned: BTreeSet<String> = node
         .launcher
@@ -41,12 +42,12 @@ pub(crate) async fn settle(
         .map_err(convert)?
         .into_iter()
         .collect();
-    let mut undone = 0;
+    let mut undone = Findings::default();
     for sandbox in node.sandboxes() {
         let record = sandbox.record();
         let outcome = match &record.state {
             State::Reserved | State::Networked { .. } => {
-                undone += 1;
+                undone.add(kind::POD_SANDBOX, 1);
                 undo(node, &sandbox).await
             }
             State::Ready { namespaces, .. } => {
@@ -81,8 +82,12 @@ pub(crate) async fn settle(
     }
     let known: BTreeSet<String> = node.sandboxes().iter().map(|s| s.id.to_string()).collect();
     for id in pinned.difference(&known) {
-        undone += 1;
-        tracing::warn!(pod = id, "namespaces without a pod sandbox are unpinned");
+        undone.add(kind::POD_PIN, 1);
+        tracing::warn!(
+            kind = kind::POD_PIN,
+            pod = id,
+            "namespaces without a pod sandbox are unpinned"
+        );
         if let Err(error) = node.launcher.remove_pod(id).await {
             tracing::warn!(pod = id, %error, "namespaces could not be unpinned");
         }

@@ -1,5 +1,7 @@
 //! `info`: what this node is and how it does.
 
+use std::collections::BTreeMap;
+
 use berth_proto::{berth::v1 as berth, cri};
 use serde_json::{Map, Value, json};
 
@@ -98,10 +100,27 @@ fn show_node(node: &berth::InfoResponse) -> Outcome<()> {
     if node.ledger_undone > 0 {
         field(
             "Undone at start",
-            &format!("{} things that a crash had left", node.ledger_undone),
+            &format!(
+                "{} things that a crash had left{}",
+                node.ledger_undone,
+                by_kind(&node.ledger_undone_by_kind)
+            ),
         )?;
     }
     Ok(())
+}
+
+/// `: 2 shim_dir, 1 veth`; nothing from an agent that does not tell.
+fn by_kind(counts: &BTreeMap<String, u64>) -> String {
+    let kinds: Vec<String> = counts
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}"))
+        .collect();
+    if kinds.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", kinds.join(", "))
+    }
 }
 
 fn field(name: &str, value: &str) -> Outcome<()> {

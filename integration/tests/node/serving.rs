@@ -1,4 +1,7 @@
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::{
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    time::Duration,
+};
 
 use anyhow::Result;
 use berth_integration::{Node, metrics, wait};
@@ -101,6 +104,31 @@ async fn health_is_told_over_http() -> Result<()> {
         assert_eq!(metrics::get(&node.metrics_socket(), path)?.0, 200, "{path}");
     }
     assert_eq!(metrics::get(&node.metrics_socket(), "/nothing")?.0, 404);
+    node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_recovers_says_so_and_keeps_version_waiting() -> Result<()> {
+    let mut node = Node::prepare("")?;
+    node.spawn(&[("BERTH_FAILPOINTS", "recover.recover.images=delay(2000)")])?;
+    let there = || async { Ok(std::os::unix::net::UnixStream::connect(node.socket()).ok()) };
+    wait::until("the socket is there", Duration::from_secs(20), there).await?;
+    let refused = node
+        .runtime()?
+        .list_containers(cri::ListContainersRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+    let told = refused.message();
+    assert!(told.contains("does not serve yet: it is "), "{told}");
+    assert_eq!(metrics::get(&node.metrics_socket(), "/healthz")?.0, 200);
+    assert_eq!(metrics::get(&node.metrics_socket(), "/readyz")?.0, 503);
+    // A kubelet whose first Version fails exits.
+    node.version().await?;
+    assert_eq!(metrics::get(&node.metrics_socket(), "/readyz")?.0, 200);
+    node.runtime()?
+        .list_containers(cri::ListContainersRequest::default())
+        .await?;
     node.finish().await
 }
 
