@@ -65,7 +65,7 @@ pub(super) async fn import(
         config: (!header.config.is_empty()).then_some(header.config),
         platform: node.config.platform(),
     };
-    let images = image::import(node, file, options).await?;
+    let images = image::import(node, file, options, header.replace).await?;
     Ok(images
         .into_iter()
         .map(|(image_id, references)| ImportedImage {

@@ -78,17 +78,21 @@ pub(crate) async fn pull(
     })
 }
 
-/// Makes images from a tar stream in `file`.
+/// Makes images from a tar stream in `file`. Names in it that other images here
+/// have are taken from those only with `replace`.
 ///
 /// # Errors
-/// InvalidArgument for what is no image; nothing half-made remains.
+/// InvalidArgument for what is no image, AlreadyExists for such a name; nothing
+/// half-made remains.
 pub(crate) async fn import(
     node: &Arc<Node>,
     file: File,
     options: ImportOptions,
+    replace: bool,
 ) -> Result<Vec<(String, Vec<String>)>> {
     // Two imports are never the same: their bytes are not compared.
     let key = crate::ids::ContainerId::random()?.to_string();
+    let chosen = replace || options.reference.is_some();
     let node_in = node.clone();
     let made = Arc::new(std::sync::Mutex::new(Vec::new()));
     let sink = made.clone();
@@ -102,6 +106,9 @@ pub(crate) async fn import(
                     .map_err(convert)
             })
             .await?;
+            if !chosen {
+                untaken(&node_in, &imported)?;
+            }
             for (stored, references) in imported {
                 let names: Vec<String> = references.iter().map(full_name).collect();
                 let id = record(&node_in, stored, names.clone(), &context).await?;
@@ -116,6 +123,32 @@ pub(crate) async fn import(
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(made.clone())
+}
+
+/// Whoever made an archive has chosen the names in it, and could choose one that
+/// pods here are started by.
+fn untaken(node: &Node, imported: &[(StoredImage, Vec<Reference>)]) -> Result<()> {
+    let images = node.images.all();
+    for (stored, references) in imported {
+        let id = stored.id.to_string();
+        for name in references.iter().map(full_name) {
+            let taken = images
+                .iter()
+                .find(|other| other.id != id && other.names.contains(&name));
+            if let Some(other) = taken {
+                // What was unpacked has no owner.
+                node.images
+                    .garbage
+                    .store(true, std::sync::atomic::Ordering::Release);
+                return Err(Error::already_exists(format!(
+                    "the archive has an image {name}, and that is the name of another one here ({})",
+                    other.id
+                ))
+                .with_remedy("use force to give the name to the archive's image"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Writes an image down under `names`, which leave whatever they named before.

@@ -59,6 +59,9 @@ impl Contents {
         let mut found = None;
         let mut others = 0;
         for digest in image.blobs.iter().filter(|digest| **digest != image.id) {
+            if names_layer(&found, digest) {
+                continue;
+            }
             let Some(bytes) = small(store, digest)? else {
                 continue;
             };
@@ -144,6 +147,13 @@ impl Contents {
             false => Err(missing()),
         }
     }
+}
+
+/// Whether a manifest that was found names `digest` as a layer, which need not be read.
+fn names_layer(found: &Option<(Blob, Manifest)>, digest: &Digest) -> bool {
+    let manifest = found.as_ref().map(|(_, manifest)| manifest);
+    let mut layers = manifest.into_iter().flat_map(|manifest| &manifest.layers);
+    layers.any(|layer| layer.digest == *digest)
 }
 
 /// The bytes of a blob that is small enough to be a document.

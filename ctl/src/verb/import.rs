@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// What it is, where that cannot be found out
     #[arg(long, default_value = "auto")]
     format: Given,
+    /// Give names in an archive to its images even if they name others here
+    #[arg(short, long)]
+    force: bool,
     /// Only the ids of the images
     #[arg(short, long)]
     quiet: bool,
@@ -67,6 +70,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
         format: source.kind(args.format).into(),
         reference: args.reference.clone().unwrap_or_default(),
         config: config.unwrap_or_default(),
+        replace: args.force,
     };
     let images = send(context, &what, source, header, args.quiet).await?;
     show(context, &args, &images)
@@ -116,9 +120,13 @@ pub(super) async fn send(
     drop(holder);
     bar.finish_and_clear();
     drop(reader);
-    Ok(answer
-        .map_err(|status| Failure::refused(what, &status))?
-        .into_inner())
+    let refused = |status: tonic::Status| match status.code() {
+        tonic::Code::AlreadyExists => {
+            Failure::refused(what, &status).next("the same with --force, if that is meant")
+        }
+        _ => Failure::refused(what, &status),
+    };
+    Ok(answer.map_err(refused)?.into_inner())
 }
 
 fn show(context: &Context, args: &Args, imported: &ImportResponse) -> Outcome<u8> {

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// The same
     #[arg(value_name = "FILE", conflicts_with = "input", hide = true)]
     file: Option<PathBuf>,
+    /// Give names in the archive to its images even if they name others here
+    #[arg(short, long)]
+    force: bool,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
@@ -41,6 +44,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
     })?;
     let header = ImportHeader {
         format: source.kind(Given::Auto).into(),
+        replace: args.force,
         ..ImportHeader::default()
     };
     let loaded = send(context, &what, source, header, args.quiet).await?;

@@ -145,15 +145,13 @@ async fn no_such_name(connection: &Connection, name: &str) -> Outcome<Option<Fai
         let (of, _) = tag.rsplit_once(':').unwrap_or((tag, ""));
         of.rsplit('/').next() == Some(last)
     };
-    let near = nearest(&whole, tags().map(String::as_str))
-        .or_else(|| tags().find(same_repository).map(String::as_str));
     let failure = Failure::new(format!("cannot push {name}"), "no image here has this name");
-    Ok(Some(match near {
-        Some(near) => failure.next(format!(
-            "berthctl tag {near} {name}, if that is what was meant"
-        )),
-        None => failure.next(format!("berthctl tag IMAGE {name}")),
-    }))
+    if let Some(near) = nearest(&whole, tags().map(String::as_str)) {
+        let next = format!("berthctl push {near}; or first: berthctl tag {near} {name}");
+        return Ok(Some(failure.next(next)));
+    }
+    let known = tags().find(same_repository).map_or("IMAGE", String::as_str);
+    Ok(Some(failure.next(format!("berthctl tag {known} {name}"))))
 }
 
 fn tag_of(name: &str) -> &str {

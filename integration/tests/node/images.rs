@@ -199,6 +199,7 @@ async fn an_archive_can_be_imported_and_run() -> Result<()> {
         format: berth::import_header::Format::Auto.into(),
         reference: "imported:1".into(),
         config: Vec::new(),
+        replace: false,
     };
     let imported = import(&node, header, &archive).await?;
     assert_eq!(imported.images.len(), 1);
@@ -210,6 +211,7 @@ async fn an_archive_can_be_imported_and_run() -> Result<()> {
         format: berth::import_header::Format::Rootfs.into(),
         reference: "root:1".into(),
         config: serde_json::to_vec(&json!({ "config": { "Cmd": ["/hello"] } }))?,
+        replace: false,
     };
     let root = import(&node, header, &layer.stored()?).await?;
     assert_eq!(root.images.len(), 1);

@@ -85,3 +85,33 @@ async fn what_was_tagged_is_there_after_a_crash() -> Result<()> {
     assert_eq!(node.image_status(&reference).await?, None);
     node.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_does_not_take_the_name_of_another_image_unless_told_to() -> Result<()> {
+    let node = Node::start().await?;
+    let registry = Registry::start(node.netns())?;
+    let reference = registry.add("test/shell", "1", &image::busybox()?);
+    ok(&node, &["pull", &reference])?;
+    ok(&node, &["tag", &reference, "pause:3"])?;
+    let other = Image::overlaying()?;
+    let file = node.home().join("archive.tar");
+    std::fs::write(&file, other.layout_tar("docker.io/library/pause:3")?)?;
+    let path = file.display().to_string();
+    let before = node.image_status("pause:3").await?;
+    let refused = ctl(&node, &["load", "-i", &path])?;
+    assert_eq!(refused.code, 1);
+    for word in ["docker.io/library/pause:3", "--force"] {
+        assert!(refused.err.contains(word), "{}", refused.err);
+    }
+    assert_eq!(node.image_status("pause:3").await?, before);
+    assert_eq!(node.list_images().await?.len(), 1);
+
+    let loaded = ok(&node, &["load", "--force", "-i", &path])?.out;
+    assert_eq!(loaded, "Loaded image: docker.io/library/pause:3");
+    let now = node.image_status("pause:3").await?.unwrap_or_default();
+    assert_eq!(now.id, other.id);
+    // Again is the same image, and so is nothing that anybody must be asked about.
+    ok(&node, &["load", "-i", &path])?;
+    std::fs::remove_file(file)?;
+    node.finish().await
+}

@@ -21,7 +21,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 
-use super::{RegistryError, Session, session::retry};
+use super::{RegistryError, Session, origin::same_origin, session::retry};
 use crate::name::Digest;
 use exchange::Sending;
 
@@ -34,6 +34,8 @@ impl Session<'_> {
             match answer.status() {
                 StatusCode::OK => Ok(true),
                 StatusCode::NOT_FOUND => Ok(false),
+                // Storage behind the registry may take addresses that were signed for GET only.
+                _ if !same_origin(&url, answer.url()) => Ok(false),
                 _ => Err(self.refusal(answer, "whether a blob is there").await),
             }
         })

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-/// Bytes that are read at once.
-const READ: usize = 128 << 10;
-/// Reads ahead of the network; with the above at most 512 KiB per blob.
+/// Bytes that are read at once. A connection that does not take so many within
+/// the limit for silences counts as dead.
+const READ: usize = 64 << 10;
+/// Reads ahead of the network; with the above at most 256 KiB per blob.
 const AHEAD: usize = 3;
 
 /// Bytes of a body that the connection has taken.
