@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: build demo test test-v2 unit integration fmt fmt-check lint audit advisories tools install clean
+.PHONY: build demo test test-v2 fuzz unit integration fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -49,6 +49,10 @@ integration: build
 test-v2: build
 	@integration/tools.sh test
 	@integration/vm/test.sh
+
+## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some
+fuzz:
+	@fuzz/run.sh $(TARGET)
 
 ## fmt: format the code
 fmt:

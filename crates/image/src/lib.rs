@@ -11,6 +11,8 @@
 mod contents;
 mod document;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod layer;

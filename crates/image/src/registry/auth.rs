@@ -89,6 +89,18 @@ pub(super) fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
         .collect()
 }
 
+/// Where the challenges of a header's value send for a token.
+pub(crate) fn realms(text: &str) -> Vec<String> {
+    let realm = |challenge| match challenge {
+        Challenge::Basic => None,
+        Challenge::Bearer { realm, .. } => Some(realm),
+    };
+    parse_challenges(text)
+        .into_iter()
+        .filter_map(realm)
+        .collect()
+}
+
 /// A scheme, then parameters; several challenges may share one header.
 fn parse_challenges(text: &str) -> Vec<Challenge> {
     let mut found: Vec<(String, Vec<(String, String)>)> = Vec::new();

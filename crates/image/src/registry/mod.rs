@@ -11,6 +11,7 @@ pub(crate) mod push;
 mod session;
 
 pub use auth::Auth;
+pub(crate) use auth::realms;
 pub(crate) use http::Clients;
 pub use origin::Registries;
 pub(crate) use session::{Authorization, Session};
