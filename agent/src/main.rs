@@ -22,6 +22,7 @@ mod serve;
 mod spec;
 mod start;
 mod store;
+mod streaming;
 mod telemetry;
 
 use std::{io::Write as _, process::ExitCode};

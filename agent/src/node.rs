@@ -24,6 +24,7 @@ use crate::{
     recovery::Findings,
     sandbox::Sandbox,
     store::Store,
+    streaming::Streaming,
     telemetry::Metrics,
 };
 
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) facts: Facts,
+    /// Set once the node can serve them.
+    pub(crate) streaming: OnceLock<Streaming>,
     /// Compiled seccomp filters.
     pub(crate) filters: FilterCache,
     /// Objects whose makers may never have got the answer, since the agent died.
@@ -138,6 +141,7 @@ impl Node {
             metrics: parts.metrics,
             observer: parts.observer,
             facts: parts.facts,
+            streaming: OnceLock::new(),
             filters: FilterCache::default(),
             lost_replies: Mutex::default(),
             sandboxes: RwLock::default(),

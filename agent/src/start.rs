@@ -20,6 +20,7 @@ use crate::{
     operation::{Operations, Verb},
     recovery, sandbox,
     store::{Everything, Store},
+    streaming::Streaming,
     telemetry::Telemetry,
 };
 
@@ -120,6 +121,9 @@ pub(crate) async fn start(
     node.facts.undone.get_or_init(|| undone);
     node.network.look().await;
     tokio::spawn(node.network.clone().watch());
+    let streaming = Streaming::start(&node).await?;
+    // This is the only place that sets it.
+    drop(node.streaming.set(streaming));
     Ok(node)
 }
 

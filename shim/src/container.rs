@@ -15,7 +15,7 @@ use std::{
 
 use berth_cgroup::{Dir, Group};
 use berth_proto::shim::{
-    Assembled, Created, Done, Exec, ExecExited, ExecStarted, Exited, Failure, Plan, Started,
+    Attach, Attached, Created, Done, Exec, ExecExited, ExecStarted, Exited, Failure, Plan, Started,
     StateReply, response::Body, state_reply::Phase,
 };
 use berth_sys::{memfd, process};
@@ -174,33 +174,15 @@ impl Container {
         Ok(answer)
     }
 
-    pub(crate) fn assemble(&mut self, state: &[u8]) -> Result<Answer, Failure> {
+    pub(crate) fn start(&mut self) -> Result<Answer, Failure> {
         let live = self.created()?;
-        if !live.init.held {
-            return Err(wrong_state("the container does not wait for it"));
-        }
-        if let Err(failure) = live.init.assemble(state) {
-            live.fail(&failure);
-            return Err(failure);
-        }
-        Ok(Answer {
-            body: Body::Assembled(Assembled {
-                notes: std::mem::take(&mut live.init.notes),
-            }),
-            fds: live.init.console.take().into_iter().collect(),
-        })
-    }
-
-    pub(crate) fn start(&mut self, state: &[u8]) -> Result<Answer, Failure> {
-        let live = self.created()?;
-        if live.init.held {
-            return Err(wrong_state("the container is still being created"));
-        }
         if live.started_at != 0 || live.start_failure.is_some() {
             return Err(wrong_state("the container was started already"));
         }
-        if let Err(failure) = live.init.execute(state) {
-            live.fail(&failure);
+        if let Err(failure) = live.init.execute() {
+            live.start_failure = Some(failure.clone());
+            // The init has given up, or hangs in execve; either way it must go.
+            drop(process::pidfd_send_signal(&live.init.pidfd, libc::SIGKILL));
             return Err(failure);
         }
         live.started_at = time::now_ns();
@@ -314,6 +296,42 @@ impl Container {
         // What the container had written before the call belongs to the old file.
         live.pump_all();
         live.log.reopen(file);
+        Ok(Body::Done(Done {}).into())
+    }
+
+    /// Connects a client to the container's streams from now on.
+    pub(crate) fn attach(&mut self, attach: &Attach, mut slots: Slots) -> Result<Answer, Failure> {
+        let live = self.created()?;
+        let mut writer = |slot: i32| u32::try_from(slot).ok().map(|slot| slots.take(slot));
+        let stdout = writer(attach.stdout_slot).transpose()?;
+        let stderr = writer(attach.stderr_slot).transpose()?;
+        let outside = &live.init.outside;
+        let master = outside.outputs.first().filter(|_| live.terminal);
+        let input = match (master, &outside.stdin) {
+            (Some(master), _) => Some(master.fd()),
+            (None, stdin) => stdin.as_ref().map(OwnedFd::as_fd),
+        };
+        let input = input
+            .map(|input| input.try_clone_to_owned())
+            .transpose()
+            .step("attach", || "duplicating the container's stdin".to_owned())?;
+        // What was written before belongs to the log alone.
+        live.pump_all();
+        live.log
+            .audience
+            .add(stdout, stderr)
+            .step("attach", || "adding a client".to_owned())?;
+        Ok(Answer {
+            body: Body::Attached(Attached {
+                input_slot: if input.is_some() { 0 } else { -1 },
+            }),
+            fds: input.into_iter().collect(),
+        })
+    }
+
+    /// The container's stdin ends when all who were attached to it have left.
+    pub(crate) fn close_stdin(&mut self) -> Result<Answer, Failure> {
+        self.created()?.init.outside.stdin = None;
         Ok(Body::Done(Done {}).into())
     }
 
@@ -521,12 +539,6 @@ impl Container {
 }
 
 impl Live {
-    fn fail(&mut self, failure: &Failure) {
-        self.start_failure = Some(failure.clone());
-        // The init has given up, or hangs in the kernel; either way it must go.
-        drop(process::pidfd_send_signal(&self.init.pidfd, libc::SIGKILL));
-    }
-
     fn pump_all(&mut self) {
         for output in &mut self.init.outside.outputs {
             output.pump(&mut self.log);

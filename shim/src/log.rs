@@ -12,7 +12,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use crate::time;
+use crate::{attach::Audience, time};
 
 /// Which of the container's streams a chunk came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub(crate) struct Log {
     out: Vec<u8>,
     /// Bytes of formatted output that could not be written.
     pub(crate) lost: u64,
+    /// Who sees the output beside the log.
+    pub(crate) audience: Audience,
 }
 
 impl Log {
@@ -65,14 +67,19 @@ impl Log {
             stderr: Pending::default(),
             out: Vec::new(),
             lost: 0,
+            audience: Audience::default(),
         }
     }
 
-    /// Formats `chunk` and writes what is complete.
+    /// Formats `chunk`, writes what is complete, and offers it to whoever is attached.
     pub(crate) fn write(&mut self, stream: Stream, chunk: &[u8]) {
-        if self.file.is_none() {
-            return;
+        if self.file.is_some() {
+            self.format(stream, chunk);
         }
+        self.audience.offer(stream, chunk);
+    }
+
+    fn format(&mut self, stream: Stream, chunk: &[u8]) {
         let mut head = [0_u8; time::RFC3339_LEN + 8];
         head[..time::RFC3339_LEN].copy_from_slice(&time::stamp());
         head[time::RFC3339_LEN..].copy_from_slice(stream.label());

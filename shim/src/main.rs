@@ -8,9 +8,7 @@
 //! - `shim ID`: one per container; listens on descriptor 3, keeps its exit
 //!   record in the directory behind descriptor 4, and ends with its container.
 //! - `detached ID`: as `shim`, for a caller without an agent: in a slim mount
-//!   namespace of its own, and gone once the container has started. `detached-whole`
-//!   takes a copy of the node's mount table instead, which hooks of the container's
-//!   namespaces want to see.
+//!   namespace of its own, and gone once the container has started.
 //! - `exec`: carries out one exec in a container that has no shim any more; it
 //!   speaks on descriptor 3 and ends with it.
 //! - `pod-init`: pid 1 of a pod that shares its PID namespace. It is not
@@ -18,6 +16,7 @@
 //!
 //! Every role is single-threaded: between clone and execve ordinary code runs.
 
+mod attach;
 mod child;
 mod console;
 mod container;
@@ -57,10 +56,6 @@ fn run(role: &OsString, argument: OsString) -> std::io::Result<()> {
         Some("shim") => serve::run(&argument.to_string_lossy()),
         Some("detached") => {
             launcher::own_slim_namespace()?;
-            serve::run(&argument.to_string_lossy())
-        }
-        Some("detached-whole") => {
-            launcher::own_whole_namespace()?;
             serve::run(&argument.to_string_lossy())
         }
         Some("exec") => one_exec::run(),

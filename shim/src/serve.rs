@@ -246,14 +246,15 @@ impl Server {
         let container = &mut self.container;
         match verb {
             Some(Verb::Create(_)) => container.create(fds),
-            Some(Verb::Assemble(assemble)) => container.assemble(&assemble.state),
-            Some(Verb::Start(start)) => container.start(&start.state),
+            Some(Verb::Start(_)) => container.start(),
             Some(Verb::Exec(exec)) => container.exec(&exec, fds),
             Some(Verb::KillExec(kill)) => container.kill_exec(&kill.exec_id),
             Some(Verb::Signal(signal)) => container.signal(signal.signal, signal.all),
             Some(Verb::Stop(stop)) => container.stop(stop.grace_ms, stop.signal),
             Some(Verb::State(_)) => Ok(container.state()),
             Some(Verb::ReopenLog(_)) => container.reopen_log(fds),
+            Some(Verb::Attach(attach)) => container.attach(&attach, fds),
+            Some(Verb::CloseStdin(_)) => container.close_stdin(),
             _ => Err(unknown_verb()),
         }
     }

@@ -14,6 +14,7 @@ mod image;
 mod load;
 mod reader;
 mod schema;
+mod streaming;
 mod telemetry;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub(crate) use container::ContainerDefaults;
 pub(crate) use finding::{Finding, Findings};
 pub(crate) use image::{ImageConfig, Platform};
 pub(crate) use load::load;
+pub(crate) use streaming::StreamingConfig;
 pub(crate) use telemetry::{LogFormat, TelemetryConfig};
 
 /// The file that is read when no other is named.
@@ -58,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) image: ImageConfig,
     /// What a container gets that does not ask for anything else.
     pub(crate) container: ContainerDefaults,
+    /// Streams of exec, attach and port-forward.
+    pub(crate) streaming: StreamingConfig,
     /// Metrics, health and logs.
     pub(crate) telemetry: TelemetryConfig,
     /// What a client may use up.
@@ -75,6 +79,7 @@ impl Default for Config {
             network: Network::default(),
             image: ImageConfig::default(),
             container: ContainerDefaults::default(),
+            streaming: StreamingConfig::default(),
             telemetry: TelemetryConfig::default(),
             limits: Limits::default(),
         }

@@ -29,6 +29,7 @@ pub(super) fn apply(table: DeTable<'_>, config: &mut Config, file: &mut File<'_>
     network(&mut root, config, file);
     image(&mut root, config, file);
     container(&mut root, config, file);
+    streaming(&mut root, config, file);
     telemetry(&mut root, config, file);
     limits(&mut root, config, file);
     root.finish(file);
@@ -214,6 +215,43 @@ fn container(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         number(n, 4096..=1 << 44)
     });
     section.finish(file);
+}
+
+fn streaming(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
+    let mut section = root.section(file, "streaming");
+    let streaming = &mut config.streaming;
+    section.read(file, "listen", &mut streaming.listen, |text: String| {
+        text.parse()
+            .map_err(|error| format!("{text:?}: {error}; allowed: ADDRESS:PORT, port 0 takes any"))
+    });
+    section.read(
+        file,
+        "advertise",
+        &mut streaming.advertise,
+        |host: String| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+            if !host.is_empty() && host.chars().all(plain) {
+                Ok(Some(host))
+            } else {
+                Err(format!("{host:?}; allowed: HOST:PORT"))
+            }
+        },
+    );
+    section.read(file, "certificate", &mut streaming.certificate, pem_file);
+    section.read(file, "key", &mut streaming.key, pem_file);
+    if streaming.certificate.is_some() != streaming.key.is_some() {
+        let message = "streaming: `certificate` and `key` come together".to_owned();
+        file.report(None, message);
+    }
+    section.finish(file);
+}
+
+fn pem_file(path: PathBuf) -> Result<Option<PathBuf>, String> {
+    if path.is_absolute() {
+        Ok(Some(path))
+    } else {
+        Err(format!("{}: the path must be absolute", path.display()))
+    }
 }
 
 fn telemetry(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {

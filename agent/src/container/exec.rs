@@ -3,11 +3,12 @@
 use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use berth_engine::ExecStreams;
-use berth_proto::shim::ProcessPlan;
+use berth_proto::shim::{ExecExited, ProcessPlan};
 use nix::{fcntl::OFlag, unistd::pipe2};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe::Receiver,
+    sync::oneshot,
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -51,15 +52,9 @@ pub(crate) async fn exec_sync(
         return Err(Error::invalid("ExecSync without a command"));
     }
     let live = container.running()?;
-    let exec_id = crate::ids::ContainerId::random()?.short().to_owned();
+    let mut running = RunningExec::expect(&live)?;
     let (stdout, stdout_writer) = stream()?;
     let (stderr, stderr_writer) = stream()?;
-    let ended = live.expect_exec(&exec_id);
-    let guard = Guard {
-        live: live.clone(),
-        exec_id: exec_id.clone(),
-        armed: true,
-    };
     let process = ProcessPlan {
         args: command.into_iter().map(String::into_bytes).collect(),
         inherit_seccomp: true,
@@ -74,35 +69,30 @@ pub(crate) async fn exec_sync(
         stdout: Some(stdout_writer.as_fd()),
         stderr: Some(stderr_writer.as_fd()),
     };
-    if let Err(error) = live.shim.exec(&exec_id, process, streams).await {
-        guard.disarm();
-        return Err(start_failure(error));
-    }
+    live.shim
+        .exec(running.id(), process, streams)
+        .await
+        .map_err(exec_failure)?;
     // Ours would keep the streams from ending.
     drop((stdout_writer, stderr_writer));
     let stdout = Reader::spawn(stdout);
     let stderr = Reader::spawn(stderr);
     let exited = match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, ended).await,
-        None => Ok(ended.await),
+        Some(deadline) => tokio::time::timeout_at(deadline, running.exited()).await,
+        None => Ok(running.exited().await),
     };
     let Ok(exited) = exited else {
-        live.shim
-            .kill_exec(&exec_id)
-            .await
-            .map_err(convert("kill a command that took too long"))?;
-        drop(timeout(KILL_LIMIT, guard.gone()).await);
+        running.kill().await?;
         return Err(Error::deadline(format!(
             "command in container {} did not end within {:.1} s and was killed",
             container.id.short(),
             limit.unwrap_or_default().as_secs_f64()
         )));
     };
-    guard.disarm();
     let until = Instant::now() + DRAIN;
     let stdout = stdout.collect(until).await;
     let stderr = stderr.collect(until).await;
-    let exited = exited.map_err(|_closed| {
+    let exited = exited.ok_or_else(|| {
         Error::precondition(format!(
             "container {} ended while a command ran in it",
             container.id.short()
@@ -115,7 +105,8 @@ pub(crate) async fn exec_sync(
     })
 }
 
-fn start_failure(error: berth_engine::Error) -> Error {
+/// Why a command could not be started.
+pub(crate) fn exec_failure(error: berth_engine::Error) -> Error {
     let kind = if error.is_execute() {
         Kind::InvalidArgument
     } else if error.is_state() || matches!(error, berth_engine::Error::Closed { .. }) {
@@ -136,34 +127,65 @@ fn stream() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
     Ok((reader, writer))
 }
 
-/// Kills the command when its caller goes away.
-struct Guard {
+/// A command of which somebody waits for the end. Dropped before that, it is
+/// killed with all that it started.
+pub(crate) struct RunningExec {
     live: Arc<super::Live>,
-    exec_id: String,
+    id: String,
+    ended: oneshot::Receiver<ExecExited>,
     armed: bool,
 }
 
-impl Guard {
-    fn disarm(mut self) {
-        self.armed = false;
+impl RunningExec {
+    /// Waits, from before it is started, for the end of a command.
+    ///
+    /// # Errors
+    /// Internal without randomness for its name.
+    pub(crate) fn expect(live: &Arc<super::Live>) -> Result<Self> {
+        let id = crate::ids::ContainerId::random()?.short().to_owned();
+        Ok(Self {
+            ended: live.expect_exec(&id),
+            live: live.clone(),
+            id,
+            armed: true,
+        })
     }
 
-    /// Waits until the end was told.
-    async fn gone(mut self) {
+    /// What the shim knows it by.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// How it ended; `None` if its container ended first.
+    pub(crate) async fn exited(&mut self) -> Option<ExecExited> {
+        let ended = (&mut self.ended).await;
         self.armed = false;
-        while self.live.execs().contains_key(&self.exec_id) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        ended.ok()
+    }
+
+    /// Kills it with all that it started and waits for its end, within a limit.
+    ///
+    /// # Errors
+    /// If the shim cannot.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.live
+            .shim
+            .kill_exec(&self.id)
+            .await
+            .map_err(convert("kill a command"))?;
+        drop(timeout(KILL_LIMIT, self.exited()).await);
+        self.armed = false;
+        Ok(())
     }
 }
 
-impl Drop for Guard {
+impl Drop for RunningExec {
     fn drop(&mut self) {
-        self.live.forget_exec(&self.exec_id);
+        self.live.forget_exec(&self.id);
         if self.armed {
-            let (live, exec_id) = (self.live.clone(), std::mem::take(&mut self.exec_id));
+            let (live, id) = (self.live.clone(), std::mem::take(&mut self.id));
             tokio::spawn(async move {
-                if let Err(error) = live.shim.kill_exec(&exec_id).await {
+                if let Err(error) = live.shim.kill_exec(&id).await {
                     tracing::debug!(%error, "killing a command whose caller went away");
                 }
             });

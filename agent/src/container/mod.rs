@@ -35,7 +35,7 @@ use crate::{
 };
 
 pub(crate) use create::{create, create_for};
-pub(crate) use exec::exec_sync;
+pub(crate) use exec::{RunningExec, exec_failure, exec_sync};
 pub(crate) use log::reopen_log;
 pub(crate) use recover::{adopt, settle};
 pub(crate) use remove::remove;

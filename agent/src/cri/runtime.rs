@@ -10,7 +10,7 @@ use super::{
     deadline,
     version::{KUBELET_API, RUNTIME_API, RUNTIME_NAME, VERSION},
 };
-use crate::{container, node::Node, sandbox, store::MadeBy};
+use crate::{container, node::Node, sandbox, store::MadeBy, streaming};
 
 /// Serves the RuntimeService.
 #[derive(Clone, Debug)]
@@ -277,6 +277,60 @@ impl RuntimeService for Runtime {
         }))
     }
 
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        let request = request.into_inner();
+        let url = streaming::url(
+            &self.node,
+            streaming::Request::Exec(streaming::Exec {
+                container: request.container_id,
+                command: request.cmd,
+                tty: request.tty,
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+            }),
+        )?;
+        Ok(Response::new(cri::ExecResponse { url }))
+    }
+
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        let request = request.into_inner();
+        let url = streaming::url(
+            &self.node,
+            streaming::Request::Attach(streaming::Attach {
+                container: request.container_id,
+                tty: request.tty,
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+            }),
+        )?;
+        Ok(Response::new(cri::AttachResponse { url }))
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        let request = request.into_inner();
+        let ports = request.port.into_iter().map(|port| {
+            u16::try_from(port)
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| {
+                    Status::invalid_argument(format!("port {port}: expected 1 to 65535"))
+                })
+        });
+        let url = streaming::url(
+            &self.node,
+            streaming::Request::PortForward(streaming::PortForward {
+                pod: request.pod_sandbox_id,
+                ports: ports.collect::<Result<_, _>>()?,
+            }),
+        )?;
+        Ok(Response::new(cri::PortForwardResponse { url }))
+    }
+
     async fn container_stats(
         &self,
         request: Request<cri::ContainerStatsRequest>,
@@ -301,9 +355,6 @@ impl RuntimeService for Runtime {
 
     not_yet! {
         update_container_resources(UpdateContainerResourcesRequest) -> cri::UpdateContainerResourcesResponse,
-        exec(ExecRequest) -> cri::ExecResponse,
-        attach(AttachRequest) -> cri::AttachResponse,
-        port_forward(PortForwardRequest) -> cri::PortForwardResponse,
         pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse,
         list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse,
         update_runtime_config(UpdateRuntimeConfigRequest) -> cri::UpdateRuntimeConfigResponse,

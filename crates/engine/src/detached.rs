@@ -21,23 +21,16 @@ use crate::{
 /// Starts the shim of container `id`, which listens in `shim_dir`, as a child of the
 /// caller, who must be single-threaded. Returns its pidfd.
 ///
-/// The shim leaves when the container has started ([`crate::Shim::start`]). With
-/// `whole` it sees a copy of all the node's mounts, not a few of its own.
+/// The shim leaves when the container has started ([`crate::Shim::start`]).
 ///
 /// # Errors
 /// [`Error::System`] if it cannot be started.
-pub fn launch_detached(
-    program: &Program,
-    id: &str,
-    shim_dir: &Path,
-    whole: bool,
-) -> Result<OwnedFd, Error> {
-    let role = if whole { "detached-whole" } else { "detached" };
+pub fn launch_detached(program: &Program, id: &str, shim_dir: &Path) -> Result<OwnedFd, Error> {
     let dir = open_directory(shim_dir)?;
     let listener = listen_in(&dir, shim_dir)?;
     spawn(
         program,
-        &["berth-shim", role, id],
+        &["berth-shim", "detached", id],
         &[listener.as_fd(), dir.as_fd()],
     )
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use berth_proto::shim::{
-    Assemble, Create, Exec, KillExec, Plan, ProcessPlan, ReopenLog, Signal, Start, State,
+    Attach, CloseStdin, Create, Exec, KillExec, Plan, ProcessPlan, ReopenLog, Signal, Start, State,
     StateReply, Stop, request::Verb, response::Body,
 };
 use berth_sys::{memfd, message};
@@ -136,35 +136,16 @@ impl Shim {
         }
     }
 
-    /// Goes on with a container whose plan holds before its root is made. `state` is
-    /// what its hooks are told. Returns the terminal's master, if there is one, and
-    /// wishes that were not granted in full.
-    ///
-    /// # Errors
-    /// [`Error::Remote`] with the step that failed.
-    pub async fn assemble(&self, state: Vec<u8>) -> Result<(Option<OwnedFd>, Vec<String>), Error> {
-        let verb = Verb::Assemble(Assemble { state });
-        match self.0.call("Assemble", verb, &[], CREATE).await? {
-            (Body::Assembled(assembled), fds) => Ok((fds.into_iter().next(), assembled.notes)),
-            _ => Err(self.0.unexpected("Assemble")),
-        }
-    }
-
     /// Lets the container's program run; returns when it does, in Unix nanoseconds.
     ///
     /// # Errors
     /// [`Error::Remote`] if it could not be executed.
     pub async fn start(&self) -> Result<i64, Error> {
-        self.start_with(Vec::new()).await
-    }
-
-    /// As [`Shim::start`], with what the container's hooks are told.
-    ///
-    /// # Errors
-    /// As [`Shim::start`].
-    pub async fn start_with(&self, state: Vec<u8>) -> Result<i64, Error> {
-        let verb = Verb::Start(Start { state });
-        match self.0.call("Start", verb, &[], EXECUTE).await? {
+        match self
+            .0
+            .call("Start", Verb::Start(Start {}), &[], EXECUTE)
+            .await?
+        {
             (Body::Started(started), _) => Ok(started.started_at),
             _ => Err(self.0.unexpected("Start")),
         }
@@ -261,6 +242,44 @@ impl Shim {
             signal,
         });
         self.0.call("Stop", verb, &[], SHORT).await.map(drop)
+    }
+
+    /// Connects pipes to what the container says from now on. Returns the container's
+    /// stdin, or the master of its terminal, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] if there is no container, or too many are attached.
+    pub async fn attach(
+        &self,
+        stdout: Option<BorrowedFd<'_>>,
+        stderr: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let mut raw = Vec::new();
+        let mut slot = |stream: Option<BorrowedFd<'_>>| {
+            stream.map_or(-1, |fd| {
+                raw.push(fd.as_raw_fd());
+                i32::try_from(raw.len() - 1).unwrap_or(-1)
+            })
+        };
+        let verb = Verb::Attach(Attach {
+            stdout_slot: slot(stdout),
+            stderr_slot: slot(stderr),
+        });
+        match self.0.call("Attach", verb, &raw, SHORT).await? {
+            (Body::Attached(attached), fds) => Ok((attached.input_slot >= 0)
+                .then(|| fds.into_iter().next())
+                .flatten()),
+            _ => Err(self.0.unexpected("Attach")),
+        }
+    }
+
+    /// Lets the container's stdin end, when those who are attached to it leave.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] if there is no container.
+    pub async fn close_stdin(&self) -> Result<(), Error> {
+        let verb = Verb::CloseStdin(CloseStdin {});
+        self.0.call("CloseStdin", verb, &[], SHORT).await.map(drop)
     }
 
     /// What the shim knows.

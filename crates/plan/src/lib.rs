@@ -11,7 +11,6 @@
 pub mod capability;
 mod devices;
 mod error;
-mod hooks;
 mod input;
 mod limits;
 mod mounts;
@@ -25,7 +24,6 @@ pub mod sysctl;
 pub use self::{
     capability::{Cap, CapSet},
     error::PlanError,
-    hooks::hooks,
     input::{
         Hierarchy, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs, Slot,
     },

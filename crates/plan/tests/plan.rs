@@ -443,11 +443,6 @@ fn what_is_wrong_or_would_be_ignored_is_refused_by_name() {
         (
             "/linux/namespaces",
             json!([{"type": "mount"}, {"type": "user"}]),
-            "linux.uidMappings",
-        ),
-        (
-            "/linux/namespaces",
-            json!([{"type": "mount"}, {"type": "time"}]),
             "linux.namespaces",
         ),
         (

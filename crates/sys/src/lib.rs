@@ -10,7 +10,6 @@
     reason = "the one crate that talks to the kernel; every block says why it is sound"
 )]
 
-pub mod bounded;
 pub mod bpf;
 pub mod clone;
 pub mod credentials;

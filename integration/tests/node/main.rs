@@ -25,4 +25,5 @@ mod restart;
 mod sandbox;
 mod security;
 mod serving;
+mod streaming;
 mod telemetry;

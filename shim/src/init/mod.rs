@@ -7,7 +7,6 @@
 //! which execs share.
 
 mod devices;
-mod hooks;
 pub(crate) mod join;
 mod masks;
 mod mounts;
@@ -46,11 +45,8 @@ pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent
     };
     let failure = match set_up(plan, slots, inside, &parent) {
         Ok((process, program)) => {
-            let state = child::await_go(&parent);
-            match hooks::run("startContainer", &plan.start_container_hooks, &state) {
-                Ok(()) => finish(process, &process.seccomp, &program, &preserved),
-                Err(failure) => failure,
-            }
+            child::await_go(&parent);
+            finish(process, &process.seccomp, &program, &preserved)
         }
         Err(failure) => failure,
     };
@@ -103,14 +99,6 @@ fn set_up<'plan>(
     }
     join::namespaces(plan, slots)?;
 
-    let mut state = Vec::new();
-    if plan.hold {
-        child::say_ready(parent, &[], &[]).step("clone", || {
-            "telling that the namespaces are there".to_owned()
-        })?;
-        state = child::await_go(parent);
-    }
-
     let root = rootfs::assemble(plan, slots)?;
     mounts::attach_all(&plan.mounts, &root, slots)?;
     devices::make(plan, &root)?;
@@ -119,7 +107,6 @@ fn set_up<'plan>(
     } else {
         None
     };
-    hooks::run("createContainer", &plan.create_container_hooks, &state)?;
     mount::pivot_into(&root).step("mount", || "pivoting into the root".to_owned())?;
     rootfs::set_propagation(plan)?;
     let root = resolve::open_path(

@@ -59,9 +59,10 @@ pub(super) fn delete(context: &Context<'_>, container: &Container) -> Result<()>
         .and_then(|config| bundle::parse(&config))
         .and_then(|spec| Hooks::of(&spec));
     container.home.remove()?;
-    match hooks {
-        Ok(hooks) => hooks.poststop(&container.state(Status::Stopped), context.log),
-        Err(error) => context.log.warn(&format!("hooks: {error:#}")),
+    match hooks.and_then(|hooks| hooks.poststop(&container.state(Status::Stopped))) {
+        Ok(()) => {}
+        // The specification: logged, and the deletion goes on.
+        Err(error) => context.log.warn(&format!("poststop: {error:#}")),
     }
     Ok(())
 }
