@@ -19,6 +19,42 @@ pub(crate) struct ImageConfig {
     pub(crate) max_image_bytes: u64,
     /// Most bytes of one request of a push; larger blobs go in several.
     pub(crate) push_chunk_bytes: u64,
+    /// Whether compressed layers are kept, which push and save need.
+    pub(crate) keep_blobs: bool,
+    /// What pulls leave free on the image store's file system.
+    pub(crate) disk_reserve: Reserve,
+}
+
+/// A part of a file system: `N%`, or bytes as `NMiB` or `NGiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reserve {
+    Bytes(u64),
+    Percent(u8),
+}
+
+impl FromStr for Reserve {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = |text: &str| match text.bytes().all(|b| b.is_ascii_digit()) {
+            true => text.parse::<u64>().map_err(|_too_large| ()),
+            false => Err(()),
+        };
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = u8::try_from(digits(percent)?).map_err(|_too_large| ())?;
+            return match percent {
+                0..=90 => Ok(Self::Percent(percent)),
+                _ => Err(()),
+            };
+        }
+        let (number, unit) = match (text.strip_suffix("MiB"), text.strip_suffix("GiB")) {
+            (Some(number), _) => (number, 1 << 20),
+            (_, Some(number)) => (number, 1 << 30),
+            _ => return Err(()),
+        };
+        let bytes = digits(number)?.checked_mul(unit).ok_or(())?;
+        Ok(Self::Bytes(bytes))
+    }
 }
 
 impl Default for ImageConfig {
@@ -30,6 +66,8 @@ impl Default for ImageConfig {
             platform: None,
             max_image_bytes: 64 << 30,
             push_chunk_bytes: 64 << 20,
+            keep_blobs: true,
+            disk_reserve: Reserve::Bytes(256 << 20),
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use args::{Args, Command, ConfigCommand};
 pub(crate) use command::run as run_command;
 pub(crate) use container::ContainerDefaults;
 pub(crate) use finding::{Finding, Findings};
-pub(crate) use image::{ImageConfig, Platform};
+pub(crate) use image::{ImageConfig, Platform, Reserve};
 pub(crate) use load::load;
 pub(crate) use streaming::StreamingConfig;
 pub(crate) use telemetry::{LogFormat, TelemetryConfig};

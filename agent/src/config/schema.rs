@@ -10,7 +10,7 @@ use berth_network::NetworkConfig;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Config, LogFormat, Platform, RuntimeHandler,
+    Config, LogFormat, Platform, Reserve, RuntimeHandler,
     reader::{File, Section},
 };
 use crate::{listen::Endpoint, telemetry::Filter};
@@ -182,6 +182,16 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         "push_chunk_bytes",
         &mut image.push_chunk_bytes,
         |n: i64| number(n, 1 << 10..=i64::MAX),
+    );
+    section.read(file, "keep_blobs", &mut image.keep_blobs, Ok);
+    section.read(
+        file,
+        "disk_reserve",
+        &mut image.disk_reserve,
+        |text: String| {
+            text.parse::<Reserve>()
+                .map_err(|()| format!("{text:?}; allowed: \"N%\" up to 90%, \"NMiB\" or \"NGiB\""))
+        },
     );
     section.finish(file);
 }

@@ -140,6 +140,9 @@ fn numbers_have_bounds_and_sections_are_tables() {
         "[image]\ninsecure_registries = [\"u:p@x\"]",
         "[image]\nextra_ca = [\"x.pem\"]",
         "[image]\ntls_registries = [\"a/b\"]",
+        "[image]\ndisk_reserve = \"91%\"",
+        "[image]\ndisk_reserve = \"1 GiB\"",
+        "[image]\ndisk_reserve = \"99999999999999999GiB\"",
         "[cgroup]\ndriver = \"lord\"",
         "[network]\nmode = \"cni\"",
         "listen = [\"tcp://127.0.0.1:1\"]",
@@ -158,7 +161,7 @@ fn what_is_configured_is_what_is_there() {
          [cgroup]\ndriver = \"cgroupfs\"\nparent = \"/a/b\"\n\
          [runtime_handlers]\nberth = {}\n\
          [network]\nmtu = 1400\n\
-         [image]\nplatform = \"linux/arm/v7\"\n\
+         [image]\nplatform = \"linux/arm/v7\"\ndisk_reserve = \"5%\"\nkeep_blobs = false\n\
          [telemetry]\nlisten = \"off\"\n",
     );
     assert_eq!(config.listen(), ["unix:///run/x.sock", "/run/y.sock"]);
@@ -167,6 +170,8 @@ fn what_is_configured_is_what_is_there() {
     assert!(!config.has_handler("kata"));
     assert_eq!(config.network.builtin.mtu, Some(1400));
     assert_eq!(config.image.platform.unwrap().to_string(), "linux/arm/v7");
+    assert_eq!(config.image.disk_reserve, super::Reserve::Percent(5));
+    assert!(!config.image.keep_blobs);
     assert_eq!(config.telemetry.listen, None);
 }
 

@@ -2,7 +2,7 @@
 
 use berth_image::{Limits, Platform, Registries, Settings};
 
-use crate::config::Config;
+use crate::config::{Config, Reserve};
 
 impl Config {
     /// How images are fetched and what they may cost.
@@ -13,10 +13,21 @@ impl Config {
                 tls: self.image.tls_registries.clone(),
                 extra_ca: self.image.extra_ca.clone(),
             },
-            limits: Limits {
-                layer_bytes: self.image.max_image_bytes,
-                ..Limits::default()
-            },
+            limits: self.image_limits(),
+            keep_blobs: self.image.keep_blobs,
+        }
+    }
+
+    fn image_limits(&self) -> Limits {
+        let (reserve_bytes, reserve_percent) = match self.image.disk_reserve {
+            Reserve::Bytes(bytes) => (bytes, 0),
+            Reserve::Percent(percent) => (0, percent),
+        };
+        Limits {
+            layer_bytes: self.image.max_image_bytes,
+            reserve_bytes,
+            reserve_percent,
+            ..Limits::default()
         }
     }
 

@@ -3,8 +3,8 @@
 use std::io;
 
 use crate::{
-    document::DocumentError, import::ArchiveError, layer::Exceeded, layer::LayerError,
-    name::Digest, name::ReferenceError, registry::RegistryError,
+    document::DocumentError, import::ArchiveError, layer::LayerError, name::Digest,
+    name::ReferenceError, registry::RegistryError,
 };
 
 /// Which kind of failure an error is; a caller turns it into its own codes.
@@ -88,12 +88,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A layer's compression that is not supported.
-    #[error("layer {layer} is compressed with zstd, which is not supported yet; use gzip")]
-    Zstd {
-        /// Digest of the blob.
-        layer: Digest,
-    },
     /// A blob that is not what its digest says.
     #[error("blob {expected} arrived with digest {actual}; it was damaged or replaced")]
     BlobDigest {
@@ -127,6 +121,23 @@ pub enum Error {
     /// Whoever reads an archive has stopped.
     #[error("the archive cannot be written")]
     Write(#[source] io::Error),
+    /// The disk has too little room for an image that is to be pulled.
+    #[error(
+        "the image needs at least {needed} bytes, but the image store's file system has {free} \
+         left, of which {reserve} are kept in reserve (image.disk_reserve); remove images or \
+         enlarge it"
+    )]
+    NoRoom {
+        /// Bytes that will be written, as far as is known.
+        needed: u64,
+        /// Bytes left.
+        free: u64,
+        /// Bytes that must stay free.
+        reserve: u64,
+    },
+    /// A layer's transfer, which other pulls may have waited for too, has failed.
+    #[error(transparent)]
+    Transfer(std::sync::Arc<Error>),
     /// A file operation of the store.
     #[error("cannot {what} in the image store ({path})")]
     Store {
@@ -164,7 +175,8 @@ impl Error {
             Self::DiffId { .. } => Kind::DataLoss,
             Self::Incomplete { .. } => Kind::Incomplete,
             Self::Write(source) => io_kind(source),
-            Self::Zstd { .. } => Kind::Unsupported,
+            Self::NoRoom { .. } => Kind::NoSpace,
+            Self::Transfer(error) => error.kind(),
             Self::Store { source, .. } => io_kind(source),
             Self::Cancelled => Kind::Cancelled,
             Self::Worker(_) | Self::Injected(_) => Kind::Internal,
@@ -236,7 +248,7 @@ fn layer(error: &LayerError) -> Kind {
         LayerError::Name { .. } | LayerError::Conflict { .. } | LayerError::Dangling { .. } => {
             Kind::InvalidImage
         }
-        LayerError::Exceeded(Exceeded::Space(_) | Exceeded::Inodes(_)) => Kind::NoSpace,
+        LayerError::Exceeded(limit) if limit.is_about_disk() => Kind::NoSpace,
         LayerError::Exceeded(_) => Kind::TooLarge,
         LayerError::Io { source, .. } => io_kind(source),
     }

@@ -28,7 +28,8 @@ pub struct StoredImage {
     pub size: u64,
     /// What the image says about how it wants to be run.
     pub config: ImageConfig,
-    /// All blobs that the record keeps alive.
+    /// All blobs that the record keeps alive: documents and compressed layers. The layers
+    /// are here only if the store keeps them.
     pub blobs: Vec<Digest>,
     #[serde(skip)]
     hold: Option<Hold>,
@@ -54,8 +55,16 @@ pub(crate) struct Documents {
     /// Indexes on the way from the reference to the manifest, outermost first.
     pub(crate) indexes: Vec<Blob>,
     pub(crate) parsed: crate::document::Parsed,
-    /// Bytes of all compressed layers.
-    pub(crate) layers_size: u64,
+    /// The compressed layers, lowest first.
+    pub(crate) layers: Vec<LayerBlob>,
+}
+
+/// A compressed layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerBlob {
+    pub(crate) digest: Digest,
+    /// Bytes.
+    pub(crate) size: u64,
 }
 
 impl Documents {
@@ -63,12 +72,23 @@ impl Documents {
     pub(crate) fn names(&self) -> Vec<String> {
         let diff_ids = &self.parsed.diff_ids;
         let keys = diff_ids.iter().map(layer_key).chain(chain_keys(diff_ids));
-        let blobs = self
-            .blobs()
-            .map(|(digest, _)| crate::store::blob_name(digest));
+        let blobs = self.digests();
+        let blobs = blobs.iter().map(crate::store::blob_name);
         keys.map(|key| format!("layers/{key}"))
             .chain(blobs)
             .collect()
+    }
+
+    /// The digests of all blobs: documents and compressed layers, each once.
+    fn digests(&self) -> Vec<Digest> {
+        let documents = self.blobs().map(|(digest, _)| digest);
+        let mut digests: Vec<Digest> = Vec::new();
+        for digest in documents.chain(self.layers.iter().map(|layer| &layer.digest)) {
+            if !digests.contains(digest) {
+                digests.push(digest.clone());
+            }
+        }
+        digests
     }
 
     fn blobs(&self) -> impl Iterator<Item = (&Digest, &Vec<u8>)> {
@@ -90,14 +110,11 @@ pub(crate) fn assemble(
     tracker.enter(Phase::Verify, "chain")?;
     let layers = stack(store, &documents.parsed.diff_ids)?;
     tracker.enter(Phase::Publish, "documents")?;
-    let mut blobs = Vec::new();
     for (digest, bytes) in documents.blobs() {
         store.write_blob(digest, bytes)?;
-        blobs.push(digest.clone());
     }
-    let size = documents
-        .layers_size
-        .saturating_add(documents.config.1.len() as u64);
+    let sizes = documents.layers.iter().map(|layer| layer.size);
+    let size = sizes.fold(documents.config.1.len() as u64, u64::saturating_add);
     let named = documents.indexes.first().unwrap_or(&documents.manifest);
     Ok(StoredImage {
         id: documents.config.0.clone(),
@@ -105,8 +122,8 @@ pub(crate) fn assemble(
         named: named.0.clone(),
         layers,
         size,
+        blobs: documents.digests(),
         config: documents.parsed.config,
-        blobs,
         hold: Some(hold),
     })
 }
@@ -156,6 +173,6 @@ fn complete(
     let base = store.open_layer(&key)?;
     use std::os::fd::AsFd as _;
     let meta = compose(base.as_fd(), &meta, &mut view, work.fd()).map_err(failed)?;
-    store.publish_layer(&work, &chain, &meta)?;
+    store.publish_layer(&work, &chain, &meta, None)?;
     Ok((chain, meta))
 }

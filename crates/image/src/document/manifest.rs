@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::{DOCUMENT_MAX, DocumentError, parse_object};
-use crate::name::{Digest, Platform};
+use crate::{
+    image::LayerBlob,
+    name::{Digest, Platform},
+    unpack::Compression,
+};
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -43,6 +47,16 @@ pub(crate) struct Descriptor {
     pub(crate) platform: Option<OfferedPlatform>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+impl Descriptor {
+    /// As the compressed layer that it describes.
+    pub(crate) fn layer(&self) -> LayerBlob {
+        LayerBlob {
+            digest: self.digest.clone(),
+            size: self.size,
+        }
+    }
 }
 
 /// A platform as an index states it: any member may be missing.
@@ -198,11 +212,7 @@ fn check_layer(layer: &Descriptor) -> Result<(), DocumentError> {
         "application/vnd.docker.image.rootfs.diff.tar.gzip"
         | "application/vnd.docker.image.rootfs.diff.tar" => Ok(()),
         _ => match kind.strip_prefix(OCI_LAYER) {
-            Some("" | "+gzip") => Ok(()),
-            Some("+zstd") => {
-                let why = "zstd layers are not supported yet; rebuild the image with gzip";
-                Err(unsupported(&name, why.to_owned()))
-            }
+            Some("" | "+gzip" | "+zstd") => Ok(()),
             _ => Err(unsupported(&name, format!("its type is {}", short(kind)))),
         },
     }
@@ -256,13 +266,13 @@ pub(crate) fn choose<'d>(
 }
 
 /// A manifest for content that came without one.
-pub(crate) fn synthesise(config: (Digest, u64), layers: &[(Digest, u64, bool)]) -> Vec<u8> {
+pub(crate) fn synthesise(config: (Digest, u64), layers: &[(Digest, u64, Compression)]) -> Vec<u8> {
     let descriptor = |media_type: &str, digest: &Digest, size: u64| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
     let layers: Vec<_> = layers
         .iter()
-        .map(|(digest, size, gzip)| {
-            let suffix = if *gzip { "+gzip" } else { "" };
-            descriptor(&format!("{OCI_LAYER}{suffix}"), digest, *size)
+        .map(|(digest, size, compression)| {
+            let kind = format!("{OCI_LAYER}{}", compression.suffix());
+            descriptor(&kind, digest, *size)
         })
         .collect();
     let manifest = serde_json::json!({
@@ -373,7 +383,7 @@ mod tests {
             &manifest("application/vnd.cncf.helm.config.v1+json", OCI_LAYER),
             "helm",
         );
-        check(&manifest(OCI_CONFIG, &format!("{OCI_LAYER}+zstd")), "zstd");
+        check(&manifest(OCI_CONFIG, &format!("{OCI_LAYER}+br")), "+br");
         let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
         check(&manifest(OCI_CONFIG, foreign), "other servers");
         let urls = manifest(OCI_CONFIG, OCI_LAYER)

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{ArchiveError, IMAGES_MAX, Import, Imported, Part, source::Source};
+use super::{ArchiveError, IMAGES_MAX, Import, Imported, Layer, Part, source::Source};
 use crate::{
     Error,
     document::{DOCUMENT_MAX, parse_config, synthesise},
@@ -79,14 +79,15 @@ impl Import<'_> {
             manifest: (id.clone(), Vec::new()),
             indexes: Vec::new(),
             parsed,
-            layers_size: 0,
+            layers: Vec::new(),
         };
         let _early = self.hold(&documents);
-        let blobs = self.parts(source, &parts)?;
+        let layers = self.parts(source, &parts)?;
+        let blobs: Vec<_> = layers.iter().map(Layer::described).collect();
         let size = documents.config.1.len() as u64;
         let manifest = synthesise((id, size), &blobs);
         documents.manifest = (Digest::of(&manifest), manifest);
-        documents.layers_size = blobs.iter().map(|(_, size, _)| size).sum();
+        documents.layers = layers.iter().map(Layer::blob).collect();
         let hold = self.hold(&documents);
         Ok((self.assemble(documents, hold)?, names))
     }

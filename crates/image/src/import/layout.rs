@@ -88,10 +88,7 @@ impl Import<'_> {
             config: (digest, config),
             manifest: own,
             indexes: chain,
-            layers_size: manifest
-                .layers
-                .iter()
-                .fold(0u64, |sum, layer| sum.saturating_add(layer.size)),
+            layers: manifest.layers.iter().map(Descriptor::layer).collect(),
             parsed,
         };
         let hold = self.hold(&documents);

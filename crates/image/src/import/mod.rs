@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, StoredImage,
-    image::{Documents, assemble},
+    image::{Documents, LayerBlob, assemble},
     name::{Digest, Platform, Reference},
-    store::{Hold, Inner, Store, Work, layer_key},
-    unpack::{Expected, unpack},
+    store::{Hold, Inner, Kept, Store, Work, blob_name, create_file, layer_key},
+    unpack::{Compression, Expected, Keep, unpack},
 };
 use source::{Piece, Source};
 
@@ -165,6 +165,28 @@ struct Part {
     size: Option<u64>,
 }
 
+/// A layer that is in the store now.
+struct Layer {
+    diff_id: Digest,
+    digest: Digest,
+    size: u64,
+    compression: Compression,
+    _hold: Hold,
+}
+
+impl Layer {
+    fn described(&self) -> (Digest, u64, Compression) {
+        (self.digest.clone(), self.size, self.compression)
+    }
+
+    fn blob(&self) -> LayerBlob {
+        LayerBlob {
+            digest: self.digest.clone(),
+            size: self.size,
+        }
+    }
+}
+
 impl Import<'_> {
     fn format(&self, source: &Source) -> ImportFormat {
         match self.options.format {
@@ -196,7 +218,7 @@ impl Import<'_> {
     }
 
     /// Unpacks what is not there yet and says what each layer's blob is.
-    fn parts(&self, source: &Source, parts: &[Part]) -> Result<Vec<(Digest, u64, bool)>, Error> {
+    fn parts(&self, source: &Source, parts: &[Part]) -> Result<Vec<Layer>, Error> {
         let mut blobs = Vec::new();
         for part in parts {
             if self.cancel.is_cancelled() {
@@ -215,17 +237,53 @@ impl Import<'_> {
         Ok(blobs)
     }
 
-    fn part(&self, piece: Piece, part: &Part) -> Result<(Digest, u64, bool), Error> {
+    fn part(&self, piece: Piece, part: &Part) -> Result<Layer, Error> {
         self.tracker.enter(Phase::Unpack, "layer")?;
+        self.layer(piece, &part.expected)
+    }
+
+    /// Unpacks a layer and keeps its bytes.
+    fn layer(&self, piece: Piece, expected: &Expected) -> Result<Layer, Error> {
+        const BLOB: &str = "blob";
+        let work = Work::new(self.store)?;
+        let file = create_file(&work, BLOB)?;
+        let keep = match self.store.keep_blobs {
+            true => Some(Keep {
+                file: file
+                    .try_clone()
+                    .map_err(Error::store_io("open", "ingest"))?,
+                length: 0,
+            }),
+            false => None,
+        };
+        let kept = keep.is_some();
         let stream = BufReader::with_capacity(256 << 10, piece);
-        let unpacked = unpack(self.store, stream, &part.expected, self.cancel)?;
+        let unpacked = unpack(self.store, stream, keep, expected, self.cancel)?;
         self.tracker.enter(Phase::Publish, "layer")?;
+        let digest = unpacked.blob;
+        // Before it has a name; the image's own hold may come only with its manifest.
+        let hold = Hold::new(self.store, vec![blob_name(&digest)]);
+        let blob = Kept {
+            directory: work.fd(),
+            name: BLOB,
+            digest: &digest,
+        };
+        let missing = kept && self.store.open_blob(&digest)?.is_none();
         let key = layer_key(&unpacked.meta.diff_id);
         if self.store.layer(&key)?.is_none() {
+            let blob = missing.then_some(blob);
             self.store
-                .publish_layer(&unpacked.work, &key, &unpacked.meta)?;
+                .publish_layer(&unpacked.work, &key, &unpacked.meta, blob)?;
+        } else if missing {
+            self.store.publish_blob(&file, blob)?;
         }
-        Ok((unpacked.blob, unpacked.compressed, unpacked.gzip))
+        Ok(Layer {
+            diff_id: unpacked.meta.diff_id,
+            digest,
+            size: unpacked.compressed,
+            compression: unpacked.compression,
+            _hold: hold,
+        })
     }
 
     fn hold(&self, documents: &Documents) -> Hold {

@@ -1,6 +1,6 @@
 //! An image of one layer from the files of a system.
 
-use std::{fs::File, io::BufReader};
+use std::fs::File;
 
 use berth_phase::Phase;
 use serde_json::{Value, json};
@@ -11,8 +11,7 @@ use crate::{
     document::{DOCUMENT_MAX, parse_config, synthesise},
     image::Documents,
     name::Digest,
-    store::layer_key,
-    unpack::{Expected, unpack},
+    unpack::Expected,
 };
 
 impl Import<'_> {
@@ -25,9 +24,8 @@ impl Import<'_> {
             check_blob: false,
             diff_id: None,
         };
-        let stream = BufReader::with_capacity(256 << 10, piece);
-        let unpacked = unpack(self.store, stream, &expected, self.cancel)?;
-        let diff_id = unpacked.meta.diff_id.clone();
+        let layer = self.layer(piece, &expected)?;
+        let diff_id = &layer.diff_id;
         let platform = &self.options.platform;
         // Without a time, so that equal files and settings make an equal image.
         let document = json!({
@@ -39,22 +37,15 @@ impl Import<'_> {
         let config = document.to_string().into_bytes();
         let id = Digest::of(&config);
         let parsed = parse_config(&config, "given", 1, platform)?;
-        let layer = (diff_id, unpacked.compressed, unpacked.gzip);
-        let manifest = synthesise((id.clone(), config.len() as u64), &[layer]);
+        let manifest = synthesise((id.clone(), config.len() as u64), &[layer.described()]);
         let documents = Documents {
             config: (id, config),
             manifest: (Digest::of(&manifest), manifest),
             indexes: Vec::new(),
             parsed,
-            layers_size: unpacked.compressed,
+            layers: vec![layer.blob()],
         };
         let hold = self.hold(&documents);
-        self.tracker.enter(Phase::Publish, "layer")?;
-        let key = layer_key(&unpacked.meta.diff_id);
-        if self.store.layer(&key)?.is_none() {
-            self.store
-                .publish_layer(&unpacked.work, &key, &unpacked.meta)?;
-        }
         let image = self.assemble(documents, hold)?;
         Ok(vec![(
             image,

@@ -52,13 +52,14 @@ pub(super) fn spool(
 
 fn exceeded(limit: Exceeded) -> Error {
     match limit {
-        Exceeded::Space(_) | Exceeded::Inodes(_) => Error::Store {
+        Exceeded::Space { .. } | Exceeded::Inodes(_) => Error::Store {
             what: "keep the archive",
             path: "ingest".to_owned(),
             source: io::Error::new(io::ErrorKind::StorageFull, limit),
         },
         Exceeded::Bytes(limit)
         | Exceeded::Entries(limit)
+        | Exceeded::Window { limit, .. }
         | Exceeded::Ratio { ratio: limit, .. } => ArchiveError::TooLarge {
             limit,
             unit: "bytes",

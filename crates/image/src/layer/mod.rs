@@ -26,11 +26,11 @@ mod tree;
 mod view;
 
 pub(crate) use compose::{compose, needs_completion};
-pub(crate) use extract::extract;
+pub(crate) use extract::{Extracted, extract};
 pub(crate) use files::{open_beneath, read_names, remove_tree};
-pub(crate) use limits::Budget;
 pub use limits::Exceeded;
 pub use limits::Limits;
+pub(crate) use limits::{Budget, Room};
 pub(crate) use meta::LayerMeta;
 pub use path::{Target, classify};
 pub(crate) use view::View;

@@ -14,7 +14,7 @@ pub use auth::Auth;
 pub(crate) use auth::realms;
 pub(crate) use http::Clients;
 pub use origin::Registries;
-pub(crate) use session::{Authorization, Session};
+pub(crate) use session::{Authorization, RawDocument, Session};
 
 use std::time::Duration;
 

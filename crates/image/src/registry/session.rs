@@ -146,14 +146,18 @@ impl<'c> Session<'c> {
         .await
     }
 
-    /// A blob to be read chunk by chunk.
-    pub(crate) fn blob<'s>(&'s self, descriptor: &Descriptor) -> Result<Blob<'s>, RegistryError> {
+    /// A blob to be read chunk by chunk, from its byte `from` on.
+    pub(crate) fn blob<'s>(
+        &'s self,
+        descriptor: &Descriptor,
+        from: u64,
+    ) -> Result<Blob<'s>, RegistryError> {
         Ok(Blob {
             session: self,
             url: self.url(&format!("blobs/{}", descriptor.digest))?,
             name: descriptor.digest.to_string(),
             size: descriptor.size,
-            got: 0,
+            got: from,
             failures: 0,
             answer: None,
             window: (Duration::ZERO, 0),

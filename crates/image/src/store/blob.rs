@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _, Write},
+    os::fd::BorrowedFd,
     sync::Arc,
 };
 
@@ -11,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Hold, Inner, Store, Work};
+use super::{Hold, Inner, Kept, Store, Work};
 use crate::{
     Error,
     document::DOCUMENT_MAX,
@@ -49,8 +50,7 @@ impl Store {
     /// # Errors
     /// [`Error::Store`].
     pub fn blob_writer(&self, algorithm: Algorithm) -> Result<BlobWriter, Error> {
-        let work = Work::new(&self.0)?;
-        let file = create_file(&work, "blob")?;
+        let (work, file) = self.0.blob_file()?;
         let hasher = Hasher::new(algorithm);
         Ok(BlobWriter { work, file, hasher })
     }
@@ -58,8 +58,7 @@ impl Store {
     /// Keeps `blobs` from [`Store::collect`], whether they are here already or not.
     #[must_use]
     pub fn hold<'d>(&self, blobs: impl IntoIterator<Item = &'d Digest>) -> Hold {
-        let names = blobs.into_iter().map(blob_name).collect();
-        Hold::new(&self.0, names)
+        Hold::of_blobs(&self.0, blobs)
     }
 }
 
@@ -102,14 +101,14 @@ impl BlobWriter {
         self.file
             .sync_all()
             .map_err(Error::store_io("write", &shown))?;
-        store.name_blob(&self.work, "blob", &digest)?;
+        store.name_blob(self.work.fd(), "blob", &digest)?;
         store.sync_blobs(&digest)?;
         store.usage_changed();
         Ok(digest)
     }
 }
 
-pub(super) fn create_file(work: &Work, name: &str) -> Result<File, Error> {
+pub(crate) fn create_file(work: &Work, name: &str) -> Result<File, Error> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = fs::openat(work.fd(), name, flags, Mode::RUSR | Mode::WUSR)
         .map_err(Error::store("create", "ingest"))?;
@@ -117,6 +116,13 @@ pub(super) fn create_file(work: &Work, name: &str) -> Result<File, Error> {
 }
 
 impl Inner {
+    /// A private file for a blob.
+    fn blob_file(self: &Arc<Self>) -> Result<(Work, File), Error> {
+        let work = Work::new(self)?;
+        let file = create_file(&work, "blob")?;
+        Ok((work, file))
+    }
+
     pub(crate) fn open_blob(&self, digest: &Digest) -> Result<Option<File>, Error> {
         let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
@@ -128,11 +134,36 @@ impl Inner {
         }
     }
 
-    /// Gives `name` in `work`, verified and synced, the name of the blob `digest`.
-    pub(crate) fn name_blob(&self, work: &Work, name: &str, digest: &Digest) -> Result<(), Error> {
+    /// Gives `name` in `directory`, verified and synced, the name of the blob `digest`.
+    pub(super) fn name_blob(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<(), Error> {
         let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
-        fs::renameat(work.fd(), name, &self.blobs, &*path)
+        fs::renameat(directory, name, &self.blobs, &*path)
             .map_err(Error::store("name", blob_name(digest)))
+    }
+
+    /// Syncs a complete, verified blob and gives it its name.
+    pub(crate) fn publish_blob(&self, file: &File, blob: Kept<'_>) -> Result<(), Error> {
+        file.sync_all()
+            .map_err(Error::store_io("sync", blob_name(blob.digest)))?;
+        self.name_blob(blob.directory, blob.name, blob.digest)?;
+        self.sync_blobs(blob.digest)?;
+        self.usage_changed();
+        Ok(())
+    }
+
+    /// Removes a blob that is not what its name says.
+    pub(crate) fn discard_blob(&self, digest: &Digest) -> Result<(), Error> {
+        let path = format!("{}/{}", digest.algorithm().name(), digest.hex());
+        self.usage_changed();
+        match fs::unlinkat(&self.blobs, &*path, fs::AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(Error::store("remove", blob_name(digest))(errno)),
+        }
     }
 
     /// Makes the names of blobs like `digest` survive a power cut.

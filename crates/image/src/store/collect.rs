@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::PoisonError};
 
 use rustix::{fs, io::Errno};
 
-use super::{Store, blob::blob_name};
+use super::{Store, blob::blob_name, partial::PARTIAL_LIMITS};
 use crate::{Error, layer::read_names, name::Digest};
 
 /// What the caller's images use.
@@ -86,6 +86,9 @@ impl Store {
                 Ok(None) => {}
                 Err(error) => first_error = first_error.or(Some(error)),
             }
+        }
+        if let Err(error) = self.0.trim_partials(&PARTIAL_LIMITS) {
+            first_error = first_error.or(Some(error));
         }
         self.0.usage_changed();
         match first_error {

@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::Inner;
+use super::{Inner, blob_name};
+use crate::name::Digest;
 
 /// Names below the store's root and how many holds they have.
 #[derive(Debug, Default)]
@@ -31,6 +32,14 @@ struct Held {
 }
 
 impl Hold {
+    /// Of blobs, by their digests.
+    pub(crate) fn of_blobs<'d>(
+        store: &Arc<Inner>,
+        digests: impl IntoIterator<Item = &'d Digest>,
+    ) -> Self {
+        Self::new(store, digests.into_iter().map(blob_name).collect())
+    }
+
     pub(crate) fn new(store: &Arc<Inner>, names: Vec<String>) -> Self {
         let mut pins = store.pins.lock();
         for name in &names {

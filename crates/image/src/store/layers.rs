@@ -1,6 +1,11 @@
 //! Unpacked layers under their final names.
 
-use std::{fs::File, io::Read as _, os::fd::OwnedFd, sync::Arc};
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::Arc,
+};
 
 use rustix::{
     fs::{self, OFlags, RenameFlags},
@@ -48,6 +53,14 @@ pub(crate) fn chain_keys(diff_ids: &[Digest]) -> Vec<String> {
         .collect()
 }
 
+/// A complete, verified blob that has no name yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept<'a> {
+    pub(crate) directory: BorrowedFd<'a>,
+    pub(crate) name: &'a str,
+    pub(crate) digest: &'a Digest,
+}
+
 impl Inner {
     /// What is known of the layer `key`; `None` if it is not here.
     ///
@@ -83,32 +96,39 @@ impl Inner {
             .map_err(Error::store("open", format!("layers/{key}")))
     }
 
-    /// Syncs what is in `work` and makes it the layer `key`. If another was faster, theirs stays.
+    /// Syncs what is in `work` and makes it the layer `key`, and `blob` the blob of its
+    /// name. If another was faster, theirs stays.
     pub(crate) fn publish_layer(
         self: &Arc<Self>,
         work: &Work,
         key: &str,
         meta: &LayerMeta,
+        blob: Option<Kept<'_>>,
     ) -> Result<(), Error> {
+        const SIDECAR: &str = "meta";
         let shown = format!("layers/{key}");
         let text = serde_json::to_vec(meta)
             .map_err(|error| Error::store_io("describe", &shown)(error.into()))?;
+        super::blob::create_file(work, SIDECAR)?
+            .write_all(&text)
+            .map_err(Error::store_io("write", &shown))?;
         // One call for all files; an fsync of each costs a journal commit apiece.
         fs::syncfs(work.fd()).map_err(Error::store("sync", &shown))?;
-        // The sidecar first: the directory's name is what makes the layer exist.
-        self.place_file(
-            work,
-            &text,
-            &self.layers,
-            &format!("{key}.meta"),
-            format!("{shown}.meta"),
-        )?;
+        if let Some(blob) = &blob {
+            self.name_blob(blob.directory, blob.name, blob.digest)?;
+        }
+        // The sidecar before the directory, whose name is what makes the layer exist.
+        fs::renameat(work.fd(), SIDECAR, &self.layers, format!("{key}.meta"))
+            .map_err(Error::store("name", format!("{shown}.meta")))?;
         let flags = RenameFlags::NOREPLACE;
         match fs::renameat_with(work.fd(), ROOT, &self.layers, key, flags) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(Error::store("name", &shown)(errno)),
         }
         fs::fsync(&self.layers).map_err(Error::store("sync", "layers"))?;
+        if let Some(blob) = blob {
+            self.sync_blobs(blob.digest)?;
+        }
         self.usage_changed();
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! blobs/<algorithm>/<hex>   indexes, manifests, configurations, compressed layers, byte for byte
+//! partial/<algorithm>-<hex> the beginning of a compressed layer whose transfer broke
 //! layers/<hex>/             a layer unpacked alone, named by its diffID
 //! layers/chain-<hex>/       one completed from the layers below, named by its chain
 //! layers/<name>.meta        what is known of a layer beside its files
@@ -16,25 +17,28 @@ mod blob;
 mod collect;
 mod hold;
 mod layers;
+mod partial;
 mod usage;
 mod work;
 
 pub use blob::BlobWriter;
-pub(crate) use blob::blob_name;
+pub(crate) use blob::{blob_name, create_file};
 pub use collect::{Freed, LiveSet};
 pub use hold::Hold;
 pub(crate) use hold::Pins;
-pub(crate) use layers::{chain_keys, layer_key};
+pub(crate) use layers::{Kept, chain_keys, layer_key};
+pub(crate) use partial::Partial;
 pub use usage::Usage;
 pub(crate) use work::Work;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use self::partial::PARTIAL_LIMITS;
 use rustix::{
     fs::{self, Mode, OFlags},
     io::Errno,
@@ -43,6 +47,7 @@ use rustix::{
 use crate::{
     Error, Limits,
     layer::{open_beneath, read_names, remove_tree},
+    pull::Transfers,
     registry::{Clients, Registries},
 };
 
@@ -51,12 +56,25 @@ use crate::{
 const LAYERS_AT_ONCE: usize = 4;
 
 /// What a store can be told when it is opened.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How registries are reached.
     pub registries: Registries,
     /// What a layer may cost.
     pub limits: Limits,
+    /// Whether compressed layers are kept beside the unpacked ones. Without them an
+    /// image cannot be saved, and pushed only to where its layers are already.
+    pub keep_blobs: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            registries: Registries::default(),
+            limits: Limits::default(),
+            keep_blobs: true,
+        }
+    }
 }
 
 /// A directory of images; clones share it. One process at a time may have it open.
@@ -69,11 +87,18 @@ pub(crate) struct Inner {
     pub(crate) blobs: OwnedFd,
     pub(crate) layers: OwnedFd,
     pub(crate) ingest: OwnedFd,
+    partial: OwnedFd,
+    /// Names in `partial` that somebody writes.
+    partials: Mutex<HashSet<String>>,
+    pub(crate) keep_blobs: bool,
     pub(crate) limits: Limits,
     pub(crate) clients: Clients,
     pub(crate) pins: Pins,
     pub(crate) slots: tokio::sync::Semaphore,
-    /// One lock per layer being made, so that two pulls do not make it twice.
+    pub(crate) transfers: Transfers,
+    /// Held by whoever needs much memory to decompress.
+    pub(crate) wide: Mutex<()>,
+    /// One lock per blob and layer being made, so that two transfers do not make it twice.
     making: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     usage: Mutex<usage::Cache>,
 }
@@ -113,10 +138,15 @@ impl Store {
             blobs,
             layers: directory("layers")?,
             ingest: directory("ingest")?,
+            partial: directory("partial")?,
+            partials: Mutex::default(),
+            keep_blobs: settings.keep_blobs,
             limits: settings.limits,
             clients: Clients::new(settings.registries),
             pins: Pins::default(),
             slots: tokio::sync::Semaphore::new(LAYERS_AT_ONCE),
+            transfers: Transfers::default(),
+            wide: Mutex::default(),
             making: Mutex::default(),
             usage: Mutex::default(),
         }));
@@ -125,6 +155,7 @@ impl Store {
             remove_tree(ingest, &name).map_err(Error::store("remove leftovers", "ingest"))?;
         }
         store.0.forget_orphaned_meta()?;
+        store.0.trim_partials(&PARTIAL_LIMITS)?;
         Ok(store)
     }
 

@@ -27,12 +27,21 @@ pub(crate) struct Cache {
 }
 
 impl Store {
-    /// Bytes and inodes of all layers and blobs, from what was counted when they
+    /// Bytes and inodes of all layers, blobs and beginnings of blobs, from what was counted when they
     /// were made; cheap unless something has changed since the last call.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn usage(&self) -> Result<Usage, Error> {
+        let (bytes, inodes) = self.0.partial_use()?;
+        let complete = self.complete_usage()?;
+        Ok(Usage {
+            bytes: complete.bytes + bytes,
+            inodes: complete.inodes + inodes,
+        })
+    }
+
+    fn complete_usage(&self) -> Result<Usage, Error> {
         let mut cache = self.0.usage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(total) = cache.total {
             return Ok(total);

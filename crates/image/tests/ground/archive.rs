@@ -57,6 +57,11 @@ impl Tar {
         self.raw(&block)
     }
 
+    pub fn bytes(self, name: &str, content: &[u8]) -> Self {
+        self.block(header(name.as_bytes(), b'0', content.len() as u64))
+            .data(content)
+    }
+
     pub fn file(self, name: &str, content: &str) -> Self {
         self.block(header(name.as_bytes(), b'0', content.len() as u64))
             .data(content.as_bytes())

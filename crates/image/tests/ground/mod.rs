@@ -84,6 +84,33 @@ pub async fn pull(store: &Store, request: PullRequest) -> Result<StoredImage, Er
         .await
 }
 
+/// Bytes that do not compress.
+pub fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(step).take(bytes).collect()
+}
+
+/// A layer of one file of `bytes` bytes that do not compress.
+pub fn large_layer(name: &str, bytes: usize, seed: u64) -> Vec<u8> {
+    archive::Tar::new().bytes(name, &noise(bytes, seed)).end()
+}
+
+/// The names in a directory of the store.
+pub fn names(store: &Store, directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(store.path().join(directory)).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
 pub fn settings(registries: Registries) -> Settings {
     Settings {
         registries,
@@ -93,7 +120,13 @@ pub fn settings(registries: Registries) -> Settings {
 
 /// Nothing but empty directories: no layer, no blob, nothing in the making.
 pub fn assert_empty(store: &Store) {
-    for directory in ["layers", "ingest", "blobs/sha256", "blobs/sha512"] {
+    for directory in [
+        "layers",
+        "ingest",
+        "blobs/sha256",
+        "blobs/sha512",
+        "partial",
+    ] {
         let names: Vec<_> = std::fs::read_dir(store.path().join(directory))
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -32,6 +32,8 @@ pub struct Answer {
     pub cut: Option<usize>,
     /// Send the body in pieces of 16 KiB with this pause before each.
     pub pause: Option<Duration>,
+    /// Wait so long before the answer.
+    pub delay: Duration,
     /// Never answer.
     pub hang: bool,
 }
@@ -50,6 +52,27 @@ impl Answer {
             status,
             ..Self::default()
         }
+    }
+
+    /// What a registry makes of a range that is asked for.
+    pub fn ranged(mut self, range: Option<&String>) -> Self {
+        let Some(from) = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'))
+        else {
+            return self;
+        };
+        let (from, size): (usize, _) = (from.parse().unwrap(), self.body.len());
+        if from >= size {
+            return Self::status(416);
+        }
+        self.body = self.body.slice(from..);
+        self.status = 206;
+        let last = size - 1;
+        self.header("content-range", &format!("bytes {from}-{last}/{size}"))
+    }
+
+    pub fn cut(mut self, at: usize) -> Self {
+        self.cut = Some(at);
+        self
     }
 
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -149,6 +172,14 @@ impl Registry {
         }
     }
 
+    /// Requests for the blob with these bytes.
+    pub fn asked_for(&self, bytes: &[u8]) -> Vec<Seen> {
+        let digest = Digest::of(bytes).to_string();
+        let mut seen = self.seen();
+        seen.retain(|seen| seen.path.ends_with(&digest));
+        seen
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
@@ -186,12 +217,14 @@ async fn answer(
         .find_map(|rule| rule(&seen, count));
     let found = ruled.or_else(|| {
         let bare = path.split('?').next().unwrap_or("");
-        state.content.lock().unwrap().get(bare).cloned()
+        let content = state.content.lock().unwrap().get(bare).cloned();
+        content.map(|answer| answer.ranged(seen.headers.get("range")))
     });
     let answer = found.unwrap_or_else(|| Answer::status(404));
     if answer.hang {
         std::future::pending::<()>().await;
     }
+    tokio::time::sleep(answer.delay).await;
     let mut response = Response::builder().status(answer.status);
     for (name, value) in &answer.headers {
         response = response.header(name, value);

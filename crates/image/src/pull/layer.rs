@@ -1,0 +1,310 @@
+//! One layer: its bytes from the registry, or from an earlier try, into the store.
+
+use std::{io::Read as _, sync::Arc};
+
+use berth_phase::{Phase, Tracker};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    LayerState,
+    arriving::{Arriving, Part, beginning},
+    transfer::Transfer,
+};
+use crate::{
+    Error, Kind,
+    document::Descriptor,
+    name::{Digest, Reference},
+    registry::{Auth, Authorization, RegistryError, Session},
+    store::{Inner, Partial, layer_key},
+    unpack::{Expected, Keep, receive, unpack},
+};
+
+/// Chunks on their way from the network to the disk: with 16 KiB each at most 512 KiB per layer.
+const CHUNKS_AHEAD: usize = 32;
+/// Between two reports of progress.
+const REPORT_BYTES: u64 = 128 << 10;
+
+/// Where a pull's layers come from.
+pub(super) struct Target {
+    pub(super) store: Arc<Inner>,
+    pub(super) reference: Reference,
+    auth: Auth,
+    /// What the registry accepted last; one token serves all layers.
+    authorization: Arc<Authorization>,
+}
+
+impl Target {
+    pub(super) fn new(store: &Arc<Inner>, reference: Reference, auth: Auth) -> Self {
+        Self {
+            store: Arc::clone(store),
+            reference,
+            auth,
+            authorization: Arc::default(),
+        }
+    }
+
+    pub(super) fn session(&self) -> Result<Session<'_>, Error> {
+        Ok(Session::new(
+            &self.store.clients,
+            &self.reference,
+            self.auth.clone(),
+            Arc::clone(&self.authorization),
+        )?)
+    }
+}
+
+/// A layer that a pull wants.
+pub(super) struct LayerJob {
+    pub(super) tracker: Tracker,
+    pub(super) target: Arc<Target>,
+    pub(super) layer: Descriptor,
+    pub(super) diff_id: Digest,
+    /// The name it has if it was completed for this image.
+    pub(super) chain: String,
+}
+
+/// What of a layer is not in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    Nothing,
+    /// It is unpacked, but its bytes are not there to be pushed or saved.
+    Blob,
+    /// Its bytes are there, for instance since its directory was damaged.
+    Directory,
+    Both,
+}
+
+impl LayerJob {
+    /// What is to be done. Blocks.
+    pub(super) fn missing(&self) -> Result<Missing, Error> {
+        let store = &self.target.store;
+        let key = layer_key(&self.diff_id);
+        let directory = store.layer(&self.chain)?.is_some() || store.layer(&key)?.is_some();
+        let blob = match store.open_blob(&self.layer.digest)? {
+            Some(file) => file
+                .metadata()
+                .is_ok_and(|meta| meta.len() == self.layer.size),
+            None => false,
+        };
+        Ok(match (directory, blob) {
+            (true, true) => Missing::Nothing,
+            (true, false) if !store.keep_blobs => Missing::Nothing,
+            (true, false) => Missing::Blob,
+            (false, true) => Missing::Directory,
+            (false, false) => Missing::Both,
+        })
+    }
+
+    /// Brings the layer into the store; the work of one transfer.
+    pub(super) async fn run(self: Arc<Self>, transfer: Arc<Transfer>) -> Result<(), Error> {
+        let store = &self.target.store;
+        let cancel = &transfer.cancel;
+        let _slot = tokio::select! {
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            slot = store.slots.acquire() => slot.map_err(|_closed| Error::Cancelled)?,
+        };
+        // Another transfer of the blob or the layer may be just stopping. Always in this
+        // order: a blob can be claimed for several layers, and a layer have several blobs.
+        let (blob, layer) = (
+            store.maker(&self.layer.digest.to_string()),
+            store.maker(&layer_key(&self.diff_id)),
+        );
+        let _making = tokio::select! {
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            both = async { (blob.lock().await, layer.lock().await) } => both,
+        };
+        let looking = Arc::clone(&self);
+        let missing = tokio::task::spawn_blocking(move || looking.missing())
+            .await
+            .map_err(Error::Worker)??;
+        match missing {
+            Missing::Nothing => {
+                transfer.fetched(self.layer.size);
+                transfer.state(LayerState::Exists);
+                return Ok(());
+            }
+            Missing::Directory => {
+                transfer.fetched(self.layer.size);
+                transfer.state(LayerState::Unpacking);
+                match self.from_blob(cancel).await {
+                    Err(error) if error.is_about_content() => {
+                        tracing::warn!(layer = %self.layer.digest, %error, "a blob is damaged and is fetched again");
+                        store.discard_blob(&self.layer.digest)?;
+                    }
+                    other => return other.map(|()| transfer.state(LayerState::Done)),
+                }
+            }
+            Missing::Blob | Missing::Both => {}
+        }
+        let unpacking = missing != Missing::Blob;
+        let resumed = match self.transfer(&transfer, unpacking).await {
+            Ok(_) => false,
+            Err((error, resumed)) if resumed && error.is_about_content() => {
+                tracing::info!(layer = %self.layer.digest, %error, "what was left of an earlier transfer does not fit and is fetched again");
+                true
+            }
+            Err((error, _)) => return Err(error),
+        };
+        if resumed {
+            self.transfer(&transfer, unpacking)
+                .await
+                .map_err(|(error, _)| error)?;
+        }
+        transfer.state(LayerState::Done);
+        Ok(())
+    }
+
+    /// Fetches what an earlier try has not. With an error comes whether there was such a try.
+    async fn transfer(
+        self: &Arc<Self>,
+        transfer: &Transfer,
+        unpacking: bool,
+    ) -> Result<(), (Error, bool)> {
+        self.enter(Phase::Fetch).map_err(|error| (error, false))?;
+        let opening = Arc::clone(self);
+        let partial = tokio::task::spawn_blocking(move || {
+            Partial::open(
+                &opening.target.store,
+                &opening.layer.digest,
+                opening.layer.size,
+            )
+        })
+        .await
+        .map_err(Error::Worker)
+        .flatten()
+        .map_err(|error| (error, false))?;
+        let from = partial.length;
+        transfer.fetched(from);
+        transfer.state(LayerState::Fetching);
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let job = Arc::clone(self);
+        let cancel = transfer.cancel.clone();
+        let receiving = tokio::task::spawn_blocking(move || {
+            let result = job.receive(&partial, receiver, unpacking, &cancel);
+            job.leave(partial, result)
+        });
+        let fetched = tokio::select! {
+            biased;
+            () = transfer.cancel.cancelled() => Err(Error::Cancelled),
+            fetched = self.fetch(transfer, from, &sender) => fetched,
+        };
+        // The thread sees that the stream was torn if it has not ended.
+        drop(sender);
+        // It holds the file, so there is no going on without it.
+        let received = receiving.await.map_err(Error::Worker).flatten();
+        // A torn stream is the consequence of the network's error, not the cause.
+        fetched.and(received).map_err(|error| (error, from > 0))
+    }
+
+    fn enter(&self, phase: Phase) -> Result<(), Error> {
+        Ok(self.tracker.enter(phase, "layer")?)
+    }
+
+    async fn fetch(
+        &self,
+        transfer: &Transfer,
+        from: u64,
+        sender: &mpsc::Sender<Part>,
+    ) -> Result<(), Error> {
+        let session = self.target.session()?;
+        let mut blob = session.blob(&self.layer, from)?;
+        let (mut fetched, mut reported) = (from, from);
+        while let Some(chunk) = blob.next().await? {
+            fetched += chunk.len() as u64;
+            if sender.send(Part::Bytes(chunk)).await.is_err() {
+                // The thread has given up and says why.
+                return Ok(());
+            }
+            if fetched >= reported + REPORT_BYTES {
+                reported = fetched;
+                transfer.fetched(fetched);
+            }
+        }
+        transfer.fetched(fetched);
+        transfer.state(LayerState::Unpacking);
+        // A thread that is gone has an error of its own.
+        drop(sender.send(Part::End).await);
+        Ok(())
+    }
+
+    fn expected(&self) -> Expected {
+        Expected {
+            blob: self.layer.digest.clone(),
+            check_blob: true,
+            diff_id: Some(self.diff_id.clone()),
+        }
+    }
+
+    /// Unpacks what comes and names it when it is right. Blocks.
+    fn receive(
+        &self,
+        partial: &Partial,
+        receiver: mpsc::Receiver<Part>,
+        unpacking: bool,
+        cancel: &CancellationToken,
+    ) -> Result<(), Error> {
+        let store = &self.target.store;
+        let copy = || {
+            let copy = partial.file.try_clone();
+            copy.map_err(Error::store_io("open", "partial"))
+        };
+        let keep = Keep {
+            file: copy()?,
+            length: partial.length,
+        };
+        let stream = beginning(copy()?, partial.length).chain(Arriving::new(receiver));
+        let digest = &self.layer.digest;
+        if !unpacking {
+            receive(store, stream, keep, digest, cancel)?;
+            self.enter(Phase::Publish)?;
+            return store.publish_blob(&partial.file, partial.kept(digest));
+        }
+        self.enter(Phase::Unpack)?;
+        let unpacked = unpack(store, stream, Some(keep), &self.expected(), cancel)?;
+        self.enter(Phase::Publish)?;
+        let kept = store.keep_blobs.then(|| partial.kept(digest));
+        let key = layer_key(&self.diff_id);
+        store.publish_layer(&unpacked.work, &key, &unpacked.meta, kept)
+    }
+
+    /// Keeps or removes what has arrived.
+    fn leave(&self, partial: Partial, result: Result<(), Error>) -> Result<(), Error> {
+        let keep = match &result {
+            // It has its name as a blob now, or nobody wants it.
+            Ok(()) => self.target.store.keep_blobs,
+            Err(error) => !spoils(error),
+        };
+        if !keep && let Err(error) = partial.discard() {
+            tracing::warn!(%error, "cannot remove the beginning of a blob");
+        }
+        result
+    }
+
+    /// Unpacks the layer from its blob in the store.
+    async fn from_blob(self: &Arc<Self>, cancel: &CancellationToken) -> Result<(), Error> {
+        let (job, cancel) = (Arc::clone(self), cancel.clone());
+        let work = move || {
+            let store = &job.target.store;
+            job.enter(Phase::Unpack)?;
+            let missing = || Error::store("open", "blobs")(rustix::io::Errno::NOENT);
+            let file = store.open_blob(&job.layer.digest)?.ok_or_else(missing)?;
+            let stream = beginning(file, job.layer.size);
+            let unpacked = unpack(store, stream, None, &job.expected(), &cancel)?;
+            job.enter(Phase::Publish)?;
+            let key = layer_key(&job.diff_id);
+            store.publish_layer(&unpacked.work, &key, &unpacked.meta, None)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(Error::Worker)?
+    }
+}
+
+/// Whether bytes that led to `error` are of no use to the next try.
+fn spoils(error: &Error) -> bool {
+    let longer = matches!(error, Error::Registry(RegistryError::Longer { .. }));
+    let other = matches!(error, Error::DiffId { .. });
+    // On a full disk they are in the way of everybody.
+    longer || other || error.is_about_content() || error.kind() == Kind::NoSpace
+}
