@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: build demo test test-v2 fuzz unit integration fmt fmt-check lint audit advisories tools install clean
+.PHONY: build demo test test-v2 fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -44,6 +44,11 @@ unit:
 integration: build
 	@integration/tools.sh test
 	$(CARGO) test $(CARGO_FLAGS) -p berth-integration -- --test-threads=2
+
+## conformance: the CRI's own test suite; writes docs/conformance.md (as root)
+conformance: build
+	@integration/tools.sh test
+	@integration/conformance/run.sh
 
 ## test-v2: what depends on control groups, in an emulated guest with cgroup v2
 test-v2: build

@@ -59,8 +59,16 @@ impl Registry {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn start(netns: &NetNs) -> Result<Self> {
+        Self::start_at(netns, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// As [`Registry::start`], at `address`.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_at(netns: &NetNs, address: SocketAddr) -> Result<Self> {
         let listener = netns.enter(|| {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").context("bind")?;
+            let listener = std::net::TcpListener::bind(address).context("bind")?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         })?;

@@ -42,14 +42,14 @@ enum Verb {
         #[arg(long)]
         layout: Option<PathBuf>,
     },
-    /// Offer critest's images on the loopback address until killed
+    /// Offer critest's images until killed; says for which registries it stands
     Offer {
         /// What `integration/conformance/prepare.sh` made
         #[arg(long)]
         parts: PathBuf,
-        /// Where to write a `hosts.toml` for each registry
+        /// Where to listen
         #[arg(long)]
-        hosts: PathBuf,
+        listen: SocketAddr,
     },
     /// Compare what critest said with what is recorded
     Conformance(Conformance),
@@ -117,10 +117,11 @@ async fn main() -> Result<ExitCode> {
             }
             println!("{}", image.id);
         }
-        Verb::Offer { parts, hosts } => {
-            let registry = Registry::start(&netns)?;
-            images::publish(&images::offers(&parts)?, &registry, &hosts)?;
-            println!("{}", registry.address());
+        Verb::Offer { parts, listen } => {
+            let registry = Registry::start_at(&netns, listen)?;
+            let hosts = images::publish(&images::offers(&parts)?, &registry)?;
+            // At once, for a script that waits for it.
+            println!("{}", Vec::from_iter(hosts).join(" "));
             std::future::pending::<()>().await;
         }
         Verb::Conformance(given) => return given.judge(),

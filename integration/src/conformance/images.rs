@@ -4,7 +4,7 @@
 //! kind of manifest, and which names share one image. Only the image that the
 //! suite names by a fixed digest cannot be made.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -154,28 +154,20 @@ pub fn offers(parts: &Path) -> Result<Vec<Offer>> {
     Ok(all)
 }
 
-/// Offers all of `offers` in `registry`, and tells an agent by the `hosts.toml`
-/// files below `hosts` that it is the mirror of all the registries in their names.
+/// Offers all of `offers` in `registry`; returns the registries in their names.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn publish(offers: &[Offer], registry: &Registry, hosts: &Path) -> Result<()> {
+/// If a manifest has no media type.
+pub fn publish(offers: &[Offer], registry: &Registry) -> Result<BTreeSet<&'static str>> {
     for offer in offers {
         registry.add(&offer.repository, offer.tag, &offer.image);
         for (digest, bytes) in &offer.image.manifests {
-            let media_type: Value = serde_json::from_slice(bytes)?;
-            let media_type = media_type["mediaType"].as_str().context("no media type")?;
+            let manifest: Value = serde_json::from_slice(bytes)?;
+            let media_type = manifest["mediaType"].as_str().context("no media type")?;
             registry.add_manifest(&offer.repository, digest, media_type, bytes);
         }
-        let directory = hosts.join(offer.host);
-        fs::create_dir_all(&directory)?;
-        let text = format!(
-            "[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-            registry.address()
-        );
-        fs::write(directory.join("hosts.toml"), text)?;
     }
-    Ok(())
+    Ok(offers.iter().map(|offer| offer.host).collect())
 }
 
 /// A system of busybox's applets, each a hard link: with symlinks, a test that
