@@ -34,11 +34,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs the agent of `config` until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: Config, args: Args) -> Result<()> {
-    let telemetry = Telemetry::start(&config.telemetry)?;
     // The default provider of TLS, for whoever asks for none.
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
+    let telemetry = Telemetry::start(&config.telemetry)?;
     let stop = CancellationToken::new();
     let (ready, is_ready) = watch::channel(false);
     listen::private_directory(&config.run_dir)?;

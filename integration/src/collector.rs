@@ -1,27 +1,35 @@
-//! A collector of traces: the receiving end of OTLP over gRPC, as far as
-//! names and parents go.
+//! A collector of traces: the receiving end of OTLP over gRPC and HTTP, as far
+//! as names and parents go.
 
 use std::{
     convert::Infallible,
     future::Future,
+    io::Read as _,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use http_body_util::BodyExt as _;
 use prost::Message;
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
     body::Body,
-    server::{Grpc, NamedService, UnaryService},
+    codec::CompressionEncoding,
+    server::{Grpc, UnaryService},
+    transport::{Certificate, Identity, ServerTlsConfig},
 };
 use tonic_prost::ProstCodec;
 
 use crate::NetNs;
+
+/// Where traces go over HTTP.
+const HTTP_PATH: &str = "/v1/traces";
 
 /// A span as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,13 +82,79 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-type Spans = Arc<Mutex<Vec<Span>>>;
+#[derive(Debug, Default)]
+struct Received {
+    spans: Vec<Span>,
+    requests: Vec<Arrival>,
+}
+
+type Shared = Arc<Mutex<Received>>;
+
+/// How an export arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// `/v1/traces`, or the gRPC method.
+    pub path: String,
+    /// The compression, or empty.
+    pub encoding: String,
+    /// What `x-tenant` says.
+    pub tenant: String,
+}
+
+/// Keys and certificates of an authority that nobody else trusts.
+#[derive(Debug)]
+pub struct Authority {
+    dir: TempDir,
+}
+
+impl Authority {
+    /// Makes them: the authority's own, one for 127.0.0.1 and one for a client.
+    ///
+    /// # Errors
+    /// If openssl is not there or fails.
+    pub fn new() -> Result<Self> {
+        const MAKE: &str = "
+            new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+            openssl req -x509 $new -keyout ca.key -out ca.pem -days 2 -subj /CN=authority
+            printf 'subjectAltName=IP:127.0.0.1' >extensions
+            for who in server client; do
+                openssl req $new -keyout $who.key -out $who.csr -subj /CN=$who
+                openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+                    -days 2 -extfile extensions -out $who.pem
+            done";
+        let dir = tempfile::tempdir()?;
+        let done = std::process::Command::new("sh")
+            .args(["-ec", MAKE])
+            .current_dir(dir.path())
+            .output()
+            .context("run openssl")?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "openssl: {said}");
+        Ok(Self { dir })
+    }
+
+    /// One of `ca.pem`, `client.pem`, `client.key`.
+    #[must_use]
+    pub fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn server(&self) -> Result<ServerTlsConfig> {
+        let read = |name| std::fs::read(self.file(name));
+        let identity = Identity::from_pem(read("server.pem")?, read("server.key")?);
+        let clients = Certificate::from_pem(read("ca.pem")?);
+        Ok(ServerTlsConfig::new()
+            .identity(identity)
+            .client_ca_root(clients))
+    }
+}
 
 /// A running collector; it ends when this value is dropped.
 #[derive(Debug)]
 pub struct Collector {
     address: SocketAddr,
-    spans: Spans,
+    scheme: &'static str,
+    received: Shared,
     task: JoinHandle<()>,
 }
 
@@ -90,6 +164,18 @@ impl Collector {
     /// # Errors
     /// If the socket cannot be opened.
     pub fn start(netns: &NetNs) -> Result<Self> {
+        Self::listen(netns, None)
+    }
+
+    /// The same with TLS, for clients that `authority` knows.
+    ///
+    /// # Errors
+    /// As [`Collector::start`], and if the keys cannot be used.
+    pub fn start_tls(netns: &NetNs, authority: &Authority) -> Result<Self> {
+        Self::listen(netns, Some(authority))
+    }
+
+    fn listen(netns: &NetNs, authority: Option<&Authority>) -> Result<Self> {
         let listener = netns.enter(|| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").context("bind")?;
             listener.set_nonblocking(true)?;
@@ -97,15 +183,18 @@ impl Collector {
         })?;
         let address = listener.local_addr()?;
         let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener)?);
-        let spans = Spans::default();
-        let server = tonic::transport::Server::builder()
-            .add_service(Traces(Arc::clone(&spans)))
-            .serve_with_incoming(incoming);
+        let received = Shared::default();
+        let mut server = tonic::transport::Server::builder().accept_http1(true);
+        if let Some(authority) = authority {
+            server = server.tls_config(authority.server()?)?;
+        }
+        let server = server.serve_with_incoming(Traces(Arc::clone(&received)), incoming);
         // A collector that fails is seen by the spans that do not arrive.
         let task = tokio::spawn(async move { drop(server.await) });
         Ok(Self {
             address,
-            spans,
+            scheme: authority.map_or("http", |_| "https"),
+            received,
             task,
         })
     }
@@ -113,15 +202,24 @@ impl Collector {
     /// The value of `OTEL_EXPORTER_OTLP_ENDPOINT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// What has arrived so far.
     #[must_use]
     pub fn spans(&self) -> Vec<Span> {
-        let spans = self.spans.lock().unwrap_or_else(PoisonError::into_inner);
-        spans.clone()
+        lock(&self.received).spans.clone()
     }
+
+    /// How it has arrived so far.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        lock(&self.received).requests.clone()
+    }
+}
+
+fn lock(received: &Shared) -> MutexGuard<'_, Received> {
+    received.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Collector {
@@ -131,18 +229,10 @@ impl Drop for Collector {
 }
 
 #[derive(Clone)]
-struct Traces(Spans);
+struct Traces(Shared);
 
-impl NamedService for Traces {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
-}
-
-impl UnaryService<Export> for Traces {
-    type Response = Accepted;
-    type Future = std::future::Ready<Result<Response<Accepted>, Status>>;
-
-    fn call(&mut self, request: Request<Export>) -> Self::Future {
-        let export = request.into_inner();
+impl Traces {
+    fn keep(&self, export: Export) {
         let scopes = export.resources.into_iter().flat_map(|r| r.scopes);
         let spans = scopes.flat_map(|scope| scope.spans).map(|span| Span {
             trace: hex(&span.trace),
@@ -150,8 +240,30 @@ impl UnaryService<Export> for Traces {
             parent: hex(&span.parent),
             name: span.name,
         });
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(spans);
+        lock(&self.0).spans.extend(spans);
+    }
+
+    /// OTLP over HTTP: the message is the body.
+    async fn post(&self, request: http::Request<Body>, encoding: &str) -> Result<()> {
+        let body = request.into_body().collect().await?.to_bytes();
+        let export = if encoding == "gzip" {
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain)?;
+            Export::decode(&*plain)?
+        } else {
+            Export::decode(body)?
+        };
+        self.keep(export);
+        Ok(())
+    }
+}
+
+impl UnaryService<Export> for Traces {
+    type Response = Accepted;
+    type Future = std::future::Ready<Result<Response<Accepted>, Status>>;
+
+    fn call(&mut self, request: Request<Export>) -> Self::Future {
+        self.keep(request.into_inner());
         std::future::ready(Ok(Response::new(Accepted {})))
     }
 }
@@ -167,8 +279,34 @@ impl tower::Service<http::Request<Body>> for Traces {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let service = self.clone();
+        let header = |name: &str| {
+            let value = request.headers().get(name).and_then(|v| v.to_str().ok());
+            value.unwrap_or_default().to_owned()
+        };
+        let path = request.uri().path().to_owned();
+        let over_http = path == HTTP_PATH;
+        let encoding = header(if over_http {
+            "content-encoding"
+        } else {
+            "grpc-encoding"
+        });
+        lock(&self.0).requests.push(Arrival {
+            path,
+            encoding: encoding.clone(),
+            tenant: header("x-tenant"),
+        });
         Box::pin(async move {
-            let mut grpc = Grpc::new(ProstCodec::<Accepted, Export>::default());
+            if over_http {
+                let status = match service.post(request, &encoding).await {
+                    Ok(()) => http::StatusCode::OK,
+                    Err(_) => http::StatusCode::BAD_REQUEST,
+                };
+                let mut response = http::Response::new(Body::empty());
+                *response.status_mut() = status;
+                return Ok(response);
+            }
+            let codec = ProstCodec::<Accepted, Export>::default();
+            let mut grpc = Grpc::new(codec).accept_compressed(CompressionEncoding::Gzip);
             Ok(grpc.unary(service, request).await)
         })
     }

@@ -1,7 +1,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
-use berth_integration::{Node, collector::Collector, metrics, pod, wait};
+use berth_integration::{
+    Node,
+    collector::{Authority, Collector},
+    metrics, pod, wait,
+};
 use berth_proto::cri;
 
 use crate::fixture::{OBEYS, Shell};
@@ -185,4 +189,57 @@ async fn a_callers_trace_goes_on_through_the_call_and_its_phases() -> Result<()>
         "{spans:?}"
     );
     node.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_are_exported_by_both_protocols_with_tls_headers_and_gzip() -> Result<()> {
+    let authority = Authority::new()?;
+    for (protocol, tls) in [
+        ("grpc", true),
+        ("http/protobuf", true),
+        ("http/protobuf", false),
+    ] {
+        let mut node = Node::prepare("")?;
+        let collector = if tls {
+            Collector::start_tls(node.netns(), &authority)?
+        } else {
+            Collector::start(node.netns())?
+        };
+        node.launch(&[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &authority.file("ca.pem")),
+            (
+                "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+                &authority.file("client.pem"),
+            ),
+            (
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+                &authority.file("client.key"),
+            ),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=harbour"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+            ("OTEL_LOGS_EXPORTER", "none"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ])
+        .await?;
+        let limit = Duration::from_secs(10);
+        wait::until("the span of a call arrives", limit, || async {
+            node.version().await?;
+            let named = |name: &str| name.ends_with("/Version");
+            let there = collector.spans().iter().any(|span| named(&span.name));
+            Ok(there.then_some(()))
+        })
+        .await?;
+        let arrival = collector.arrivals().swap_remove(0);
+        assert_eq!(arrival.path == "/v1/traces", protocol != "grpc");
+        assert_eq!(
+            (arrival.encoding.as_str(), arrival.tenant.as_str()),
+            ("gzip", "harbour"),
+            "{protocol}"
+        );
+        node.finish().await?;
+    }
+    Ok(())
 }
