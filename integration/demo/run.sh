@@ -109,6 +109,15 @@ say "Pull the image"
 ctl pull "$image"
 ctl images
 
+say "Give it a second name and push that; save it, remove it, load it again"
+copy=127.0.0.1:5000/berth/copy:1
+ctl tag "$image" "$copy"
+ctl push "$copy"
+shown="save -o count.tar $image" ctl save -o "$home/count.tar" "$image"
+ctl rmi "$copy" "$image"
+shown="load -i count.tar" ctl load -i "$home/count.tar"
+rm "$home/count.tar"
+
 say "Run a pod with one container"
 ctl run -d --name count "$image"
 container=$("$bin/berthctl" -H "$socket" ps -q --no-trunc)
