@@ -20,6 +20,7 @@ mod login;
 mod logs;
 mod names;
 mod network;
+mod push;
 mod registry;
 mod restart;
 mod sandbox;
