@@ -133,6 +133,10 @@ pub(crate) enum Verb {
     Run(Box<verb::run::Args>),
     /// Run a command in a running container and show its output
     Exec(verb::exec::Args),
+    /// Connect to the input and output of a running container
+    Attach(verb::attach::Args),
+    /// Make ports of this machine lead into a pod
+    PortForward(verb::port_forward::Args),
     /// Show what a container has written
     Logs(verb::logs::Args),
     /// Use of CPU, memory and disk

@@ -17,6 +17,7 @@ mod lookup;
 mod output;
 mod progress;
 mod prompt;
+mod terminal;
 mod time;
 mod verb;
 

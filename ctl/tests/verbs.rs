@@ -315,7 +315,7 @@ fn exec_passes_output_and_code_on() {
         },
     );
     let output = fake
-        .command(&["exec", "web", "ls", "-l", "--", "-x"])
+        .command(&["exec", "--timeout", "5s", "web", "ls", "-l", "--", "-x"])
         .output()
         .unwrap();
     assert_eq!(output.stdout, b"o\x1b\xff");
@@ -323,7 +323,9 @@ fn exec_passes_output_and_code_on() {
     assert_eq!(output.status.code(), Some(42));
     let ran = fake.ctl(&["exec", "-it", "web", "sh"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("not yet"), "{}", ran.err);
+    assert!(ran.err.contains("not a terminal"), "{}", ran.err);
+    let ran = fake.ctl(&["exec", "-i", "--timeout", "5s", "web", "sh"]);
+    assert_eq!(ran.code, 2);
 }
 
 #[test]

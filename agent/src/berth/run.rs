@@ -10,7 +10,10 @@ use berth_proto::{
 use tokio::time::Instant;
 
 use crate::{
-    container::{self, state::Exit},
+    container::{
+        self,
+        state::{Exit, State},
+    },
     error::{Error, Result},
     node::Node,
     operation::{Fingerprint, Request, Value, Verb},
@@ -21,6 +24,8 @@ use crate::{
 /// How long the exit of a container that is to be removed after it is kept for a
 /// Wait that has not come yet.
 const UNASKED: Duration = Duration::from_secs(30);
+/// How long a container waits for the start that its maker promised.
+const UNSTARTED: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(
     node: &Arc<Node>,
@@ -80,8 +85,13 @@ pub(super) async fn run(
             };
             let id = container::create_for(&node, create, request.remove_after_exit, None).await?;
             context.makes(&id);
-            context.enter(Phase::Exec, "container")?;
-            container::start(&node, &id, None).await?;
+            if request.hold {
+                let (node, id) = (node.clone(), id.clone());
+                tokio::spawn(async move { remove_unstarted(&node, &id).await });
+            } else {
+                context.enter(Phase::Exec, "container")?;
+                container::start(&node, &id, None).await?;
+            }
             if request.remove_after_exit {
                 let (node, id) = (node.clone(), id.clone());
                 tokio::spawn(async move { remove_unasked(&node, &id).await });
@@ -122,6 +132,22 @@ fn answer(exit: &Exit) -> WaitResponse {
         reason: exit.reason.name().to_owned(),
         message: exit.message.clone(),
         finished_at: exit.finished_at,
+    }
+}
+
+/// Whoever was to start it may have gone.
+async fn remove_unstarted(node: &Arc<Node>, id: &str) {
+    tokio::time::sleep(UNSTARTED).await;
+    let Ok(container) = node.container(id) else {
+        return;
+    };
+    if !matches!(container.record().state, State::Created { .. }) {
+        return;
+    }
+    let pod = container.record().sandbox_id.clone();
+    tracing::info!(%pod, container = id, "a container was made and never started; it is removed");
+    if let Err(error) = sandbox::remove(node, pod.as_str(), None).await {
+        tracing::warn!(%pod, error = error.sentence(), "a pod could not be removed");
     }
 }
 

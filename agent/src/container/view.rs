@@ -160,6 +160,12 @@ fn verbose_info(node: &Node, container: &Container) -> BTreeMap<String, String> 
     let pid = record.state.processes().map_or(0, |p| p.init.pid);
     let info = serde_json::json!({
         "sandboxID": record.sandbox_id,
+        // Under the name that other runtimes use: clients that attach look for it.
+        "config": {
+            "tty": record.config.tty,
+            "stdin": record.config.stdin,
+            "stdin_once": record.config.stdin_once,
+        },
         "pid": pid,
         "removing": record.removing,
         "record": &*record,

@@ -1,4 +1,4 @@
-//! `exec`: a command in a running container, its output shown when it ends.
+//! `exec`: a command in a running container.
 
 use std::{
     io::{self, Write as _},
@@ -7,7 +7,7 @@ use std::{
 
 use berth_proto::cri;
 
-use super::{Context, refusal::Streaming, run::not_invoked};
+use super::{Context, run::not_invoked, streams};
 use crate::{
     failure::{EXIT_FAILED, Failure, Outcome},
     lookup,
@@ -17,9 +17,9 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    streaming: Streaming,
-    /// End the command after this time
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    flags: streams::Flags,
+    /// End the command after this time; its output is shown when it has ended
+    #[arg(long, conflicts_with_all = ["interactive", "tty"], value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
     /// The container, then the command
     #[arg(required = true, num_args = 2.., trailing_var_arg = true, value_names = ["CONTAINER", "COMMAND"])]
@@ -27,12 +27,30 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
-    args.streaming.refuse("exec")?;
+    args.flags.check("exec")?;
     let mut words = args.container_and_command.into_iter();
     let name = words.next().unwrap_or_default();
     let command: Vec<String> = words.collect();
     let connection = context.connect().await?;
     let container = lookup::container(&connection, &name).await?;
+    let what = format!("cannot exec in container {name}");
+    if args.timeout.is_none() {
+        let wanted = args.flags.wanted();
+        let request = cri::ExecRequest {
+            container_id: container.id,
+            cmd: command,
+            tty: wanted.tty,
+            stdin: wanted.stdin,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+        };
+        let answer = connection.runtime().exec(connection.read(request)).await;
+        let url = answer
+            .map_err(|status| Failure::refused(&*what, &status))?
+            .into_inner()
+            .url;
+        return streams::converse(&what, &url, wanted, &args.flags.detach_keys).await;
+    }
     let request = cri::ExecSyncRequest {
         container_id: container.id,
         cmd: command,
@@ -47,7 +65,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
         .await
         .map_err(|status| {
             let exit = not_invoked(&status).unwrap_or(EXIT_FAILED);
-            Failure::refused(format!("cannot exec in container {name}"), &status).exit(exit)
+            Failure::refused(what, &status).exit(exit)
         })?
         .into_inner();
     let mut out = io::stdout().lock();

@@ -1,5 +1,6 @@
 //! One file per verb. Each has its `Args` and a `run` that returns the exit code.
 
+pub(crate) mod attach;
 mod bulk;
 pub(crate) mod create;
 pub(crate) mod exec;
@@ -14,10 +15,10 @@ pub(crate) mod logout;
 pub(crate) mod logs;
 mod ops;
 pub(crate) mod pods;
+pub(crate) mod port_forward;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
-mod refusal;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod rmp;
@@ -28,6 +29,7 @@ pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod stopp;
+mod streams;
 pub(crate) mod tag;
 mod tree;
 pub(crate) mod untag;
@@ -90,6 +92,8 @@ pub(crate) async fn dispatch(cli: Cli) -> Outcome<u8> {
         Verb::Inspecti(names) => inspect::run(context, &names.of(inspect::Type::Image)).await,
         Verb::Run(args) => run::run(context, &args).await,
         Verb::Exec(args) => exec::run(context, args).await,
+        Verb::Attach(args) => attach::run(context, &args).await,
+        Verb::PortForward(args) => port_forward::run(context, &args).await,
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Stats(args) => stats::run(context, &args).await,
         Verb::Ops => ops::run(context).await,

@@ -9,13 +9,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::Status;
 
 use super::{
-    Context,
+    Context, attach,
     exec::exit_byte,
     exit,
     inspect::find_image,
     logs, pull,
-    refusal::Streaming,
     stop::{GRACE_SECONDS, stop},
+    streams,
 };
 use crate::{
     connect::Connection,
@@ -43,7 +43,7 @@ Examples:
   berthctl run -d --name web -v /srv/www:/www:ro -e MODE=fast nginx")]
 pub(crate) struct Args {
     #[command(flatten)]
-    streaming: Streaming,
+    pub(crate) flags: streams::Flags,
     /// Leave it running and print its id
     #[arg(short, long)]
     detach: bool,
@@ -111,7 +111,9 @@ enum When {
 }
 
 pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
-    args.streaming.refuse("run")?;
+    if !args.detach {
+        args.flags.check("run")?;
+    }
     if !args.publish.is_empty() {
         return Err(
             Failure::usage("cannot publish ports", "not yet: host ports are not built")
@@ -144,7 +146,64 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
         output::line(&made.container_id)?;
         return Ok(0);
     }
+    if args.attaches() {
+        return converse(&connection, args, &made).await;
+    }
     attend(&connection, &made).await
+}
+
+impl Args {
+    /// Whether the user's input or terminal is connected with the container. Else its
+    /// log is followed, which goes on when the agent is replaced.
+    fn attaches(&self) -> bool {
+        !self.detach && (self.flags.interactive || self.flags.tty)
+    }
+}
+
+/// Attaches before the start, so that the first word is not lost, and to the end.
+async fn converse(connection: &Connection, args: &Args, made: &berth::RunResponse) -> Outcome<u8> {
+    let id = &made.container_id;
+    let image = args.image_and_command.first().map_or("", String::as_str);
+    let what = format!("cannot run {image}");
+    let wanted = args.flags.wanted();
+    let attached = async {
+        let url = attach::url(connection, &what, id, wanted).await?;
+        let remote = streams::open(&what, &url, wanted).await?;
+        let start = cri::StartContainerRequest {
+            container_id: id.clone(),
+        };
+        let mut runtime = connection.runtime();
+        let started = runtime.start_container(connection.change(start)).await;
+        started.map_err(|status| not_run(image, &status))?;
+        Ok(remote)
+    };
+    let remote = match attached.await {
+        Ok(remote) => remote,
+        Err(failure) => {
+            // What was made for this is of use to nobody.
+            let remove = cri::RemovePodSandboxRequest {
+                pod_sandbox_id: made.pod_sandbox_id.clone(),
+            };
+            let removing = connection.change(remove);
+            if let Err(status) = connection.runtime().remove_pod_sandbox(removing).await {
+                Failure::refused("cannot remove what was made", &status).warn();
+            }
+            return Err(failure);
+        }
+    };
+    let ended = streams::attend(&what, remote, wanted, &args.flags.detach_keys).await?;
+    match ended {
+        streams::Ended::Detached => {
+            let name = args.name.as_deref().unwrap_or(id);
+            output::note(&format!(
+                "left running; `berthctl attach {name}` comes back"
+            ));
+            Ok(0)
+        }
+        // Attaching does not tell the container's own code.
+        streams::Ended::Code(0) => Ok(exit_byte(exit::code_of(connection, id).await?)),
+        streams::Ended::Code(code) => Ok(code),
+    }
 }
 
 /// Has the image here, as `--pull` says.

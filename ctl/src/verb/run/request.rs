@@ -131,6 +131,10 @@ pub(super) fn of(args: &Args) -> Outcome<berth::RunRequest> {
         labels,
         annotations,
         log_path: format!("{name}.log"),
+        stdin: args.flags.interactive,
+        // Without a terminal the end of what is piped in is the end of its stdin.
+        stdin_once: args.flags.interactive && !args.flags.tty && !args.detach,
+        tty: args.flags.tty,
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources(args)?),
             security_context: Some(security),
@@ -142,6 +146,7 @@ pub(super) fn of(args: &Args) -> Outcome<berth::RunRequest> {
         container: Some(container),
         runtime_handler: args.runtime.clone(),
         remove_after_exit: args.rm,
+        hold: args.attaches(),
     })
 }
 
