@@ -166,7 +166,8 @@ async fn build(
         .with_remedy("remove it, or use the next attempt number"));
     }
     let image_name = config.image.clone().unwrap_or_default().image;
-    let image = node.images.find(&image_name)?.ok_or_else(|| {
+    // Until the container's own record keeps the layers.
+    let (image, _layers) = node.images.hold(&image_name)?.ok_or_else(|| {
         Error::not_found(format!("image {image_name:?} is not on this node"))
             .with_remedy("pull it first")
     })?;

@@ -6,19 +6,21 @@
 
 mod facts;
 mod pull;
+mod pulling;
 mod push;
 mod remove;
 mod save;
 mod settings;
 mod tag;
 mod view;
+mod writable;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
 };
 
-use berth_image::Reference;
+use berth_image::{Hold, Reference};
 
 use crate::{
     error::{Error, Kind, Result},
@@ -41,6 +43,10 @@ pub(crate) struct Images {
     records: RwLock<BTreeMap<String, Arc<ImageRecord>>>,
     /// Held while records change together with what they own.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// How far pulls are, by the full name of what they pull.
+    pub(crate) pulling: pulling::Pulling,
+    /// What containers' writable layers occupy.
+    pub(crate) writable: writable::Writable,
     /// Something may lie in the store that nobody owns.
     pub(crate) garbage: AtomicBool,
 }
@@ -57,6 +63,8 @@ impl Images {
                     .collect(),
             ),
             turn: tokio::sync::Mutex::new(()),
+            pulling: pulling::Pulling::default(),
+            writable: writable::Writable::default(),
             garbage: AtomicBool::new(true),
         }
     }
@@ -102,6 +110,21 @@ impl Images {
             Ok(_) => Ok(None),
             Err(error) => Err(Error::invalid("image reference").with_source(error)),
         }
+    }
+
+    /// As [`Images::find`], with the image's layers kept from deletion, also if the image
+    /// is removed, until the hold is dropped.
+    ///
+    /// # Errors
+    /// As [`Images::find`].
+    pub(crate) fn hold(&self, name: &str) -> Result<Option<(Arc<ImageRecord>, Hold)>> {
+        let Some(image) = self.find(name)? else {
+            return Ok(None);
+        };
+        let hold = self.store.hold_layers(&image.layers);
+        // Removed before it was held: its layers may be gone.
+        let there = self.records().contains_key(&image.id);
+        Ok(there.then_some((image, hold)))
     }
 
     /// The name that a container's status shows: a tag, else what was asked for.

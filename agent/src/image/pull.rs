@@ -2,7 +2,9 @@
 
 use std::{fs::File, sync::Arc};
 
-use berth_image::{Auth, ImportOptions, PullProgress, PullRequest, Reference, StoredImage};
+use berth_image::{
+    Auth, ImportOptions, LayerState, PullProgress, PullRequest, Reference, StoredImage,
+};
 use berth_phase::Phase;
 use berth_proto::cri::AuthConfig;
 use tokio::{sync::watch, time::Instant};
@@ -44,29 +46,38 @@ pub(crate) async fn pull(
         .deadline(deadline);
     let node_in = node.clone();
     let metrics = node.metrics.clone();
-    let outcome = node
-        .operations
-        .run(request, move |context| async move {
-            let progress = progress.unwrap_or_else(|| watch::Sender::new(PullProgress::default()));
-            let request = PullRequest {
-                reference: reference.clone(),
-                auth,
-                platform: node_in.config.platform(),
+    let work = node.operations.run(request, move |context| async move {
+        let (progress, _shown) = node_in.images.pulling.begin(reference.to_string());
+        let request = PullRequest {
+            reference: reference.clone(),
+            auth,
+            platform: node_in.config.platform(),
+        };
+        let seen = progress.subscribe();
+        let stored = node_in
+            .images
+            .store
+            .pull(request, &context.tracker, progress, context.cancel.clone())
+            .await
+            .map_err(convert)?;
+        node_in.metrics.pulled_bytes(received(&seen.borrow()));
+        let names = vec![full_name(&reference), reference.repo_digest(&stored.named)];
+        let id = record(&node_in, stored, names, &context).await?;
+        Ok(Value::Id(id))
+    });
+    let outcome = match progress {
+        Some(progress) => {
+            let outcome = tokio::select! {
+                outcome = work => outcome,
+                never = node.images.pulling.show(&full, &progress) => match never {},
             };
-            let seen = progress.subscribe();
-            let stored = node_in
-                .images
-                .store
-                .pull(request, &context.tracker, progress, context.cancel.clone())
-                .await
-                .map_err(convert)?;
-            let bytes = seen.borrow().layers.iter().map(|layer| layer.fetched).sum();
-            node_in.metrics.pulled_bytes(bytes);
-            let names = vec![full_name(&reference), reference.repo_digest(&stored.named)];
-            let id = record(&node_in, stored, names, &context).await?;
-            Ok(Value::Id(id))
-        })
-        .await;
+            if outcome.is_ok() {
+                progress.send_modify(finished);
+            }
+            outcome
+        }
+        None => work.await,
+    };
     metrics.pull_ended(
         outcome
             .as_ref()
@@ -76,6 +87,25 @@ pub(crate) async fn pull(
         id: outcome?.into_id()?,
         reference: full,
     })
+}
+
+/// What the last report may have been too early for.
+fn finished(progress: &mut PullProgress) {
+    for layer in &mut progress.layers {
+        layer.fetched = layer.total;
+        if layer.state != LayerState::Exists {
+            layer.state = LayerState::Done;
+        }
+    }
+}
+
+/// Bytes that came for this pull; those of layers that were there already did not.
+fn received(progress: &PullProgress) -> u64 {
+    let done = progress
+        .layers
+        .iter()
+        .filter(|layer| layer.state == LayerState::Done);
+    done.map(|layer| layer.fetched).sum()
 }
 
 /// Makes images from a tar stream in `file`. Names in it that other images here
@@ -161,11 +191,9 @@ async fn record(
     context.enter(Phase::Record, "")?;
     let _turn = node.images.turn.lock().await;
     let id = stored.id.to_string();
-    let mut all = node
-        .images
-        .all()
-        .into_iter()
-        .find(|record| record.id == id)
+    let before = node.images.all().into_iter().find(|record| record.id == id);
+    let mut all = before
+        .as_ref()
         .map(|record| record.names.clone())
         .unwrap_or_default();
     for name in names {
@@ -175,7 +203,7 @@ async fn record(
     }
     let config = serde_json::to_value(&stored.config)
         .map_err(|error| Error::internal("record the image").with_source(error))?;
-    let record = ImageRecord {
+    let mut record = ImageRecord {
         id: id.clone(),
         names: all,
         size: stored.size,
@@ -193,8 +221,16 @@ async fn record(
         pinned: false,
         pulled_at: now(),
     };
-    node.store.put_image(&record).await?;
-    node.images.put(record);
+    if let Some(before) = &before {
+        // A pull of what is here must not cost a sync of the disk.
+        record.pulled_at = before.pulled_at;
+        record.pinned = before.pinned;
+    }
+    if before.is_none_or(|before| *before != record) {
+        record.pulled_at = now();
+        node.store.put_image(&record).await?;
+        node.images.put(record);
+    }
     // Now the record keeps what it is made of.
     stored.release();
     Ok(id)

@@ -57,6 +57,8 @@ pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instan
 /// Internal if the disk does not obey.
 pub(crate) async fn collect(node: &Arc<Node>) -> Result<Findings> {
     let _turn = node.images.turn.lock().await;
+    // Before the records are looked at: a container that is made meanwhile holds its layers.
+    let collection = node.images.store.begin_collection();
     let mut layers = HashSet::new();
     let mut blobs = HashSet::new();
     for image in node.images.all() {
@@ -74,9 +76,10 @@ pub(crate) async fn collect(node: &Arc<Node>) -> Result<Findings> {
     for container in node.containers() {
         layers.extend(container.record().layers.iter().cloned());
     }
-    let store = node.images.store.clone();
     let freed = blocking("delete what no image owns", move || {
-        let freed = store.collect(&LiveSet { layers, blobs }).map_err(convert)?;
+        let freed = collection
+            .run(&LiveSet { layers, blobs })
+            .map_err(convert)?;
         let mut deleted = Findings::default();
         deleted.add(kind::IMAGE_LAYER, freed.layers);
         deleted.add(kind::IMAGE_BLOB, freed.blobs);

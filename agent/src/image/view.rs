@@ -103,6 +103,17 @@ pub(crate) async fn fs_usage(node: &Arc<Node>) -> Result<FsUsage> {
         Ok((usage.bytes, usage.inodes))
     })
     .await?;
+    let held = node.clone();
+    let written = blocking("read the use of containers", move || {
+        let containers = held.containers();
+        let directories = containers.iter().map(|container| {
+            let id = container.record().id.clone();
+            let directory = held.dirs.container(&id);
+            (id, directory)
+        });
+        Ok(held.images.writable.total(directories.collect()))
+    })
+    .await?;
     let usage = |path: std::path::PathBuf, bytes, inodes| FilesystemUsage {
         timestamp: now(),
         fs_id: Some(FilesystemIdentifier {
@@ -113,6 +124,10 @@ pub(crate) async fn fs_usage(node: &Arc<Node>) -> Result<FsUsage> {
     };
     Ok(FsUsage {
         images: usage(node.dirs.root.join("images"), bytes, inodes),
-        containers: usage(node.dirs.root.join("containers"), 0, 0),
+        containers: usage(
+            node.dirs.root.join("containers"),
+            written.bytes,
+            written.inodes,
+        ),
     })
 }

@@ -36,4 +36,4 @@ pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest};
 pub use push::{BlobProgress, BlobState, PushProgress, PushRequest, Pushed};
 pub use registry::{Auth, Registries, RegistryError};
 pub use save::Archive;
-pub use store::{BlobWriter, Freed, Hold, LiveSet, Settings, Store, Usage};
+pub use store::{BlobWriter, Collection, Freed, Hold, LiveSet, Settings, Store, Usage};

@@ -261,15 +261,16 @@ impl Import<'_> {
         let unpacked = unpack(self.store, stream, keep, expected, self.cancel)?;
         self.tracker.enter(Phase::Publish, "layer")?;
         let digest = unpacked.blob;
-        // Before it has a name; the image's own hold may come only with its manifest.
-        let hold = Hold::new(self.store, vec![blob_name(&digest)]);
+        let key = layer_key(&unpacked.meta.diff_id);
+        // Before they have names, or are looked for; the image's own hold comes later.
+        let names = vec![blob_name(&digest), format!("layers/{key}")];
+        let hold = Hold::new(self.store, names);
         let blob = Kept {
             directory: work.fd(),
             name: BLOB,
             digest: &digest,
         };
         let missing = kept && self.store.open_blob(&digest)?.is_none();
-        let key = layer_key(&unpacked.meta.diff_id);
         if self.store.layer(&key)?.is_none() {
             let blob = missing.then_some(blob);
             self.store

@@ -29,16 +29,52 @@ pub struct Freed {
     pub inodes: u64,
 }
 
-impl Store {
-    /// Deletes every layer and blob that is neither in `live` nor held by a pull
-    /// or import in flight. Blocks while it deletes.
-    ///
-    /// `live` must name every image recorded before this call; images that
-    /// finish meanwhile are kept by their [`Hold`](super::Hold).
+/// A deletion of what nobody owns, beside pulls, imports and other users.
+///
+/// Begin it, then look at the records, then [run](Collection::run) it: what is let go
+/// of in between, because it has been recorded, is kept.
+#[derive(Debug)]
+pub struct Collection {
+    store: Store,
+}
+
+impl Collection {
+    /// Deletes every layer and blob that is neither in `live` nor held, nor was held since
+    /// the collection began. Blocks while it deletes.
     ///
     /// # Errors
     /// The first [`Error::Store`], after all the rest was tried.
+    pub fn run(self, live: &LiveSet) -> Result<Freed, Error> {
+        self.store.delete_dead(live)
+    }
+}
+
+impl Drop for Collection {
+    fn drop(&mut self) {
+        self.store.0.pins.collection_ends();
+    }
+}
+
+impl Store {
+    /// Begins a collection; see [`Collection`].
+    #[must_use]
+    pub fn begin_collection(&self) -> Collection {
+        self.0.pins.collection_begins();
+        Collection {
+            store: self.clone(),
+        }
+    }
+
+    /// As [`Store::begin_collection`] and [`Collection::run`], for a `live` that cannot
+    /// grow meanwhile.
+    ///
+    /// # Errors
+    /// As [`Collection::run`].
     pub fn collect(&self, live: &LiveSet) -> Result<Freed, Error> {
+        self.begin_collection().run(live)
+    }
+
+    fn delete_dead(&self, live: &LiveSet) -> Result<Freed, Error> {
         let mut freed = Freed::default();
         let mut first_error = None;
         let names = read_names(&self.0.layers).map_err(Error::store("list", "layers"))?;
@@ -105,7 +141,7 @@ impl Store {
         discard: impl FnOnce() -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         let pins = self.0.pins.lock();
-        if pins.contains_key(name) {
+        if pins.contains(name) {
             return Ok(None);
         }
         discard().map(Some)

@@ -23,7 +23,7 @@ mod work;
 
 pub use blob::BlobWriter;
 pub(crate) use blob::{blob_name, create_file};
-pub use collect::{Freed, LiveSet};
+pub use collect::{Collection, Freed, LiveSet};
 pub use hold::Hold;
 pub(crate) use hold::Pins;
 pub(crate) use layers::{Kept, chain_keys, layer_key};

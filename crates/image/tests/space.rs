@@ -1,0 +1,170 @@
+//! Disks that are too small.
+
+mod ground;
+
+use std::{fs::File, io::Write as _, path::PathBuf};
+
+use berth_image::{Error, Kind, Limits, LiveSet, Settings, Store};
+use ground::{
+    Scratch, archive::Tar, image::Image, large_layer, names, pull, registry::Registry, request,
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// A file system of its own, in memory.
+struct Small {
+    scratch: Scratch,
+}
+
+impl Small {
+    fn new(bytes: u64) -> Self {
+        let scratch = Scratch::new();
+        let options = std::ffi::CString::new(format!("size={bytes},mode=700")).unwrap();
+        mount(
+            "tmpfs",
+            scratch.path(),
+            "tmpfs",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )
+        .unwrap();
+        Self { scratch }
+    }
+
+    fn store(&self, reserve_bytes: u64) -> Store {
+        let limits = Limits {
+            reserve_bytes,
+            reserve_inodes: 0,
+            ..Limits::default()
+        };
+        self.scratch.store_with(Settings {
+            limits,
+            ..Settings::default()
+        })
+    }
+
+    fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.scratch.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Takes all but `left` bytes.
+    fn fill(&self, left: u64) -> PathBuf {
+        let path = self.scratch.path().join("hog");
+        let size = self.free().saturating_sub(left);
+        let mut file = File::create(&path).unwrap();
+        file.write_all(&vec![1; usize::try_from(size).unwrap()])
+            .unwrap();
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        unmount(self.scratch.path(), UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// Little to fetch, much to unpack.
+fn inflating(bytes: usize) -> Image {
+    Image::new(&[Tar::new().bytes("zeros", &vec![0; bytes]).end()])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_fit_is_refused_with_figures_before_a_layer_is_asked_for() {
+    let (small, registry) = (Small::new(8 << 20), Registry::start().await);
+    let image = Image::new(&[large_layer("large", 3 << 20, 1)]);
+    registry.image("a", "1", &image);
+    let store = small.store(1 << 20);
+    let error = pull(&store, request(&registry.reference("a:1")))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    let Error::NoRoom {
+        needed, reserve, ..
+    } = error
+    else {
+        panic!("{error}");
+    };
+    assert!(needed > 9 << 20 && reserve == 1 << 20);
+    assert!(registry.asked_for(&image.layers[0]).is_empty());
+    ground::assert_empty(&store);
+
+    // A third fits, and is not refused because of what is here already.
+    let image = Image::new(&[large_layer("small", 1 << 20, 2)]);
+    registry.image("a", "2", &image);
+    pull(&store, request(&registry.reference("a:2")))
+        .await
+        .unwrap();
+    let hog = small.fill(2 << 20);
+    pull(&store, request(&registry.reference("a:2")))
+        .await
+        .unwrap();
+    drop(hog);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_comes_to_the_reserve_is_undone() {
+    let (small, registry) = (Small::new(40 << 20), Registry::start().await);
+    registry.image("a", "1", &inflating(50 << 20));
+    let store = small.store(4 << 20);
+    let before = small.free();
+    let error = pull(&store, request(&registry.reference("a:1")))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace, "{error}");
+    ground::assert_empty(&store);
+    assert!(before - small.free() < 64 << 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_never_damages_the_store() {
+    let (small, registry) = (Small::new(24 << 20), Registry::start().await);
+    // Implied directories and a link make the second layer one that is completed.
+    let lower = Tar::new().dir("usr", 0o700).symlink("lib", "usr").end();
+    let upper = Tar::new()
+        .file("lib/x", "x")
+        .bytes("zeros", &vec![0; 3 << 20])
+        .end();
+    // The last is small on its way, so that the disk is full only while it is unpacked.
+    let image = Image::new(&[lower, large_layer("noise", 600_000, 3), upper]);
+    registry.image("a", "1", &image);
+    let reference = registry.reference("a:1");
+    let (mut refused, mut begun, mut done) = (0, 0, 0);
+    for step in 0..24 {
+        // No reserve: the kernel itself says when it is full.
+        let store = small.store(0);
+        let hog = small.fill(step * (256 << 10));
+        match pull(&store, request(&reference)).await {
+            Ok(mut image) => {
+                done += 1;
+                image.release();
+            }
+            Err(error) => {
+                refused += 1;
+                assert_eq!(error.kind(), Kind::NoSpace, "{error:?}");
+                begun += usize::from(!matches!(error, Error::NoRoom { .. }));
+                assert!(names(&store, "ingest").is_empty());
+            }
+        }
+        std::fs::remove_file(hog).unwrap();
+        // Whatever is there now is whole: the pull goes on from it.
+        let stored = pull(&store, request(&reference)).await.unwrap();
+        let completed = stored.layers.iter().find(|layer| layer.contains("chain-"));
+        let completed = store.path().join(completed.unwrap());
+        assert_eq!(std::fs::read(completed.join("usr/x")).unwrap(), b"x");
+        assert_eq!(
+            std::fs::metadata(completed.join("zeros")).unwrap().len(),
+            3 << 20
+        );
+        for digest in &stored.blobs {
+            assert!(store.blob(digest).unwrap().is_some(), "{digest}");
+        }
+        drop(stored);
+        store.collect(&LiveSet::default()).unwrap();
+        ground::assert_empty(&store);
+    }
+    assert!(
+        refused > begun && begun > 5 && done > 1,
+        "{refused} refused, {begun} of them late, {done} done"
+    );
+}
