@@ -123,7 +123,7 @@ pub enum RegistryError {
         repository: String,
     },
     /// 404.
-    #[error("{host} has no {what} in {repository}")]
+    #[error("{what} is not at {host}/{repository}")]
     NotFound {
         /// The registry.
         host: String,
