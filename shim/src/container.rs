@@ -56,6 +56,7 @@ struct Live {
     log: Log,
     terminal: bool,
     user_namespace: bool,
+    time_namespace: bool,
     /// The container's own filter, for its execs.
     seccomp: Vec<u8>,
     stop_signal: i32,
@@ -160,6 +161,7 @@ impl Container {
             log: Log::new(log_file, io_plan.max_line, plan.terminal),
             terminal: plan.terminal,
             user_namespace: spawn::has_new_users(&plan),
+            time_namespace: spawn::has_new_time(&plan),
             seccomp: plan
                 .process
                 .map(|process| process.seccomp)
@@ -215,6 +217,7 @@ impl Container {
         let target = exec::Target {
             init: &live.init.pidfd,
             user_namespace: live.user_namespace,
+            time_namespace: live.time_namespace,
             seccomp: &live.seccomp,
         };
         let started = exec::start(exec, &target, groups, &mut slots);

@@ -57,6 +57,8 @@ pub(crate) struct Target<'a> {
     pub(crate) init: &'a OwnedFd,
     /// It has a user namespace of its own.
     pub(crate) user_namespace: bool,
+    /// It has clocks of its own.
+    pub(crate) time_namespace: bool,
     /// Its own filter.
     pub(crate) seccomp: &'a [u8],
 }
@@ -213,7 +215,12 @@ impl Newborn<'_> {
             } else {
                 0
             };
-            namespace::setns(target.init.as_fd(), NAMESPACES | users)
+            let time = if target.time_namespace {
+                libc::CLONE_NEWTIME
+            } else {
+                0
+            };
+            namespace::setns(target.init.as_fd(), NAMESPACES | users | time)
                 .step("clone", || "entering the container's namespaces".to_owned())?;
             if target.user_namespace {
                 // What is made from here on, such as a terminal, must belong to somebody.

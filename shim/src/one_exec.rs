@@ -66,6 +66,7 @@ fn start(exec: &Exec, slots: &mut Slots) -> Result<Answer, Failure> {
     let target = exec::Target {
         init: &init,
         user_namespace: target.user_namespace,
+        time_namespace: target.time_namespace,
         seccomp: &seccomp.unwrap_or_default(),
     };
     let started = exec::start(exec, &target, groups, slots)?;

@@ -11,7 +11,7 @@ use std::{
 use berth_proto::shim::{Failure, ProcessPlan, failure::Kind};
 use berth_sys::{
     credentials::{self, Capabilities},
-    process,
+    process::{self, Scheduling},
     resolve::{self, Scope},
 };
 use nix::libc;
@@ -162,8 +162,31 @@ pub(crate) fn apply_limits(plan: &ProcessPlan) -> Result<Vec<String>, Failure> {
             other => other.step("exec", what)?,
         }
     }
+    apply_scheduling(plan)?;
     process::umask(plan.umask.unwrap_or(0o022));
     Ok(notes)
+}
+
+fn apply_scheduling(plan: &ProcessPlan) -> Result<(), Failure> {
+    if let Some(domain) = plan.personality {
+        process::set_personality(domain).step("exec", || format!("personality {domain}"))?;
+    }
+    if let Some(priority) = plan.io_priority {
+        process::set_io_priority(priority).step("exec", || "I/O priority".to_owned())?;
+    }
+    if let Some(given) = &plan.scheduler {
+        process::set_scheduling(&Scheduling {
+            policy: given.policy,
+            flags: given.flags,
+            nice: given.nice,
+            priority: given.priority,
+            runtime: given.runtime,
+            deadline: given.deadline,
+            period: given.period,
+        })
+        .step("exec", || format!("scheduling policy {}", given.policy))?;
+    }
+    Ok(())
 }
 
 /// Gives up what the plan does not grant and installs the filter.

@@ -54,6 +54,25 @@ pub(crate) fn has_new_users(plan: &Plan) -> bool {
     namespaces.is_some_and(|all| mode(all.user.as_ref()) == Mode::New)
 }
 
+/// Whether its clocks are its own.
+pub(crate) fn has_new_time(plan: &Plan) -> bool {
+    let namespaces = plan.namespaces.as_ref();
+    namespaces.is_some_and(|all| mode(all.time.as_ref()) == Mode::New)
+}
+
+/// Makes a time namespace for the children of the shim: its clocks can only be set
+/// while nobody is in it (time_namespaces(7)).
+fn new_time(namespaces: &NamespacePlan) -> Result<(), Failure> {
+    namespace::unshare(libc::CLONE_NEWTIME)
+        .step("clone", || "making a time namespace".to_owned())?;
+    for offset in &namespaces.time_offsets {
+        let line = format!("{} {} {}", offset.clock, offset.seconds, offset.nanoseconds);
+        fs::write("/proc/self/timens_offsets", &line)
+            .step("clone", || format!("setting the clock {line}"))?;
+    }
+    Ok(())
+}
+
 /// Clones the init of `plan` and waits until it is ready to execute.
 pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     let namespaces = plan
@@ -100,6 +119,9 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     if has_new_users(plan) {
         flags |= libc::CLONE_NEWUSER as u64;
         join_outside(namespaces, slots)?;
+    }
+    if has_new_time(plan) {
+        new_time(namespaces)?;
     }
     process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
     // On v2 the child is born in its group: moving it later waits for a grace period.

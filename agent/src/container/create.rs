@@ -671,7 +671,11 @@ impl Opening {
                     source,
                     recursive,
                     propagation,
+                    idmap: None,
                 } => tree(&source, recursive, propagation)?,
+                Slot::Bind { idmap: Some(_), .. } => {
+                    return Err(Error::internal("mounts with mapped ids are not planned"));
+                }
                 Slot::PodShm => take(&mut pod.shm, "shared memory")?,
                 Slot::PodNamespace(kind) => match kind {
                     NamespaceKind::Net => take(&mut pod.net, "network namespace")?,

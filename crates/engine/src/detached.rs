@@ -44,6 +44,8 @@ pub struct DetachedTarget<'a> {
     pub group: &'a Group,
     /// The container has a user namespace of its own.
     pub user_namespace: bool,
+    /// And a time namespace.
+    pub time_namespace: bool,
 }
 
 /// A process that was started in a container.
@@ -105,6 +107,7 @@ pub async fn exec_detached(
             init_slot: 0,
             dirs,
             user_namespace: target.user_namespace,
+            time_namespace: target.time_namespace,
         }),
     });
     let answer = connection.call("Exec", verb, &raw, EXECUTE).await;

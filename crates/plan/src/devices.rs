@@ -80,6 +80,7 @@ pub(crate) fn bind_device(path: String, slots: &mut Slots) -> MountStep {
             source: path.clone().into(),
             recursive: false,
             propagation: libc::MS_PRIVATE,
+            idmap: None,
         }),
         destination: path,
         attr_set: attr::NOSUID | attr::NOEXEC,

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use berth_proto::shim::Plan;
+use berth_proto::shim::{IdMapping, Plan};
 
 use crate::{
     capability::CapSet,
@@ -108,6 +108,17 @@ pub struct PlanOutput {
     pub limits: CgroupLimits,
 }
 
+/// How the ids of a mount are mapped (mount_setattr(2), MOUNT_ATTR_IDMAP).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMaps {
+    /// Users.
+    pub uids: Vec<IdMapping>,
+    /// Groups.
+    pub gids: Vec<IdMapping>,
+    /// Of mounts below as well.
+    pub recursive: bool,
+}
+
 /// What a descriptor must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
@@ -123,6 +134,8 @@ pub enum Slot {
         recursive: bool,
         /// MS_PRIVATE, MS_SLAVE, MS_SHARED or MS_UNBINDABLE.
         propagation: u64,
+        /// Mappings of ids that must be set on it before it is sent.
+        idmap: Option<IdMaps>,
     },
     /// A detached tree of the pod's /dev/shm.
     PodShm,

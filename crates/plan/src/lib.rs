@@ -25,7 +25,8 @@ pub use self::{
     capability::{Cap, CapSet},
     error::PlanError,
     input::{
-        Hierarchy, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs, Slot,
+        Hierarchy, IdMaps, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs,
+        Slot,
     },
     limits::{CgroupLimits, DeviceKind, DeviceRule, HugepageLimit, limits},
     options::mount_options,

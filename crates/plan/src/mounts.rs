@@ -2,12 +2,13 @@
 
 use std::path::{Component, Path};
 
-use berth_proto::shim::MountStep;
+use berth_proto::shim::{MountStep, NamespacePlan, namespace_target::Mode};
 use oci_spec::runtime::Mount;
 
 use crate::{
     error::PlanError,
-    input::{Hierarchy, POD_SHM, PlanInputs, Slot, Slots},
+    input::{Hierarchy, IdMaps, POD_SHM, PlanInputs, Slot, Slots},
+    namespaces::mappings,
     options::{Options, attr},
 };
 
@@ -42,11 +43,13 @@ pub(crate) struct Mounts {
 pub(crate) fn mounts(
     given: &[Mount],
     inputs: &PlanInputs<'_>,
-    own_cgroups: bool,
+    namespaces: &NamespacePlan,
     slots: &mut Slots,
 ) -> Result<Mounts, PlanError> {
     let mut mounts = Mounts {
-        own_cgroups,
+        own_cgroups: namespaces
+            .cgroup
+            .is_some_and(|target| target.mode() != Mode::Host),
         ..Mounts::default()
     };
     let mut ordered = given
@@ -57,7 +60,7 @@ pub(crate) fn mounts(
     // stable: otherwise the specification's order holds.
     ordered.sort_by_key(|(destination, _)| destination.matches('/').count());
     for (destination, mount) in ordered {
-        mounts.add(destination, mount, inputs, slots)?;
+        mounts.add(destination, mount, inputs, namespaces, slots)?;
     }
     Ok(mounts)
 }
@@ -68,12 +71,9 @@ impl Mounts {
         destination: String,
         mount: &Mount,
         inputs: &PlanInputs<'_>,
+        namespaces: &NamespacePlan,
         slots: &mut Slots,
     ) -> Result<(), PlanError> {
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            let reason = format!("id mappings of {destination}");
-            return Err(PlanError::unsupported("mounts", reason));
-        }
         let options = Options::parse(&destination, mount.options().as_deref().unwrap_or_default())?;
         let fstype = mount.typ().as_deref().unwrap_or_default();
         let bind = options.bind.is_some() || matches!(fstype, "bind" | "none" | "");
@@ -83,9 +83,18 @@ impl Mounts {
             }
             check_bind_in_proc(&destination)?;
             let source = mount.source().as_deref().unwrap_or(Path::new(""));
-            let step = bind_step(destination, source, &options, inputs, slots)?;
+            let idmap = idmap(&destination, mount, &options, inputs, namespaces)?;
+            let step = bind_step(destination, source, &options, idmap, inputs, slots)?;
             self.steps.push(step);
             return Ok(());
+        }
+        if options.idmap.is_some() || has_mappings(mount) {
+            let reason = format!("only bind mounts have mapped ids, and {destination} is none");
+            return Err(PlanError::invalid("mounts.options", "idmap", reason));
+        }
+        if options.copy_up && fstype != "tmpfs" {
+            let reason = format!("is for tmpfs, and {destination} is none");
+            return Err(PlanError::invalid("mounts.options", "tmpcopyup", reason));
         }
         if destination.starts_with("/proc/") {
             let reason = "only bind mounts of single files are possible below /proc";
@@ -118,6 +127,7 @@ impl Mounts {
             source: source.unwrap_or_default(),
             // Part of kernels and of namespaces without it go without.
             optional: fstype == "mqueue",
+            copy_up: options.copy_up,
             options: options.data.clone(),
             ..attributes(&options)
         });
@@ -228,18 +238,77 @@ fn hierarchy_step(hierarchy: &Hierarchy, options: &Options) -> MountStep {
 }
 
 fn attributes(options: &Options) -> MountStep {
-    MountStep {
-        attr_set: options.set,
-        attr_clear: options.cleared(),
+    let step = MountStep {
         propagation: options.propagation,
         ..MountStep::default()
+    };
+    if options.is_recursive() {
+        MountStep {
+            attr_set: options.recursive_set,
+            attr_clear: options.cleared_recursively(),
+            recursive: true,
+            top_set: options.set,
+            top_clear: options.cleared(),
+            ..step
+        }
+    } else {
+        MountStep {
+            attr_set: options.set,
+            attr_clear: options.cleared(),
+            ..step
+        }
     }
+}
+
+fn has_mappings(mount: &Mount) -> bool {
+    let some = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
+    some(mount.uid_mappings()) || some(mount.gid_mappings())
+}
+
+/// The mappings of a mount: its own, or those of the container's user namespace.
+fn idmap(
+    destination: &str,
+    mount: &Mount,
+    options: &Options,
+    inputs: &PlanInputs<'_>,
+    namespaces: &NamespacePlan,
+) -> Result<Option<IdMaps>, PlanError> {
+    if options.idmap.is_none() && !has_mappings(mount) {
+        return Ok(None);
+    }
+    if !inputs.io.given {
+        let reason = format!("mapped ids of {destination}");
+        return Err(PlanError::unsupported("mounts.options", reason));
+    }
+    let (uids, gids) = if has_mappings(mount) {
+        (
+            mappings("mounts.uidMappings", mount.uid_mappings())?,
+            mappings("mounts.gidMappings", mount.gid_mappings())?,
+        )
+    } else {
+        (
+            namespaces.uid_mappings.clone(),
+            namespaces.gid_mappings.clone(),
+        )
+    };
+    if uids.is_empty() || gids.is_empty() {
+        let reason = format!(
+            "{destination} has no mappings of users and groups, and the container no user namespace that has"
+        );
+        return Err(PlanError::invalid("mounts.options", "idmap", reason));
+    }
+    Ok(Some(IdMaps {
+        uids,
+        gids,
+        recursive: options.idmap.unwrap_or(false),
+    }))
 }
 
 fn bind_step(
     destination: String,
     source: &Path,
     options: &Options,
+    idmap: Option<IdMaps>,
     inputs: &PlanInputs<'_>,
     slots: &mut Slots,
 ) -> Result<MountStep, PlanError> {
@@ -260,7 +329,8 @@ fn bind_step(
             reason,
         ));
     }
-    if let Some(option) = options.data.first() {
+    let copy_up = options.copy_up.then_some("tmpcopyup");
+    if let Some(option) = options.data.first().map(String::as_str).or(copy_up) {
         let reason = format!("bind mounts such as {destination} have no such option");
         return Err(PlanError::invalid("mounts.options", option, reason));
     }
@@ -280,6 +350,7 @@ fn bind_step(
                 0 => libc::MS_PRIVATE,
                 given => given,
             },
+            idmap,
         };
         (slot, file)
     };
@@ -287,13 +358,10 @@ fn bind_step(
         destination,
         bind: true,
         bind_slot: slots.add(slot),
-        attr_set: options.set,
-        attr_clear: options.cleared(),
-        recursive: options.recursive,
         // Set where the tree was opened, on all of it.
         propagation: 0,
         file,
-        ..MountStep::default()
+        ..attributes(options)
     })
 }
 

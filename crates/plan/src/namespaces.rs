@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use berth_proto::shim::{
-    IdMapping, NamespacePlan, NamespaceTarget, Sysctl, namespace_target::Mode,
+    IdMapping, NamespacePlan, NamespaceTarget, Sysctl, TimeOffset, namespace_target::Mode,
 };
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 
@@ -64,8 +64,15 @@ pub(crate) fn namespaces(
                 continue;
             }
             LinuxNamespaceType::Time => {
-                let reason = format!("{kind} namespaces; leave it out");
-                return Err(PlanError::unsupported(FIELD, reason));
+                if let Some(path) = path {
+                    let reason = format!("joining the time namespace {}", path.display());
+                    return Err(PlanError::unsupported(FIELD, reason));
+                }
+                plan.time = Some(NamespaceTarget {
+                    mode: Mode::New.into(),
+                    slot: 0,
+                });
+                continue;
             }
         };
         *target = Some(match path {
@@ -84,8 +91,11 @@ pub(crate) fn namespaces(
         return Err(PlanError::unsupported(FIELD, reason));
     }
     let user = plan.user.is_some();
-    plan.uid_mappings = mappings("linux.uidMappings", linux.uid_mappings(), user)?;
-    plan.gid_mappings = mappings("linux.gidMappings", linux.gid_mappings(), user)?;
+    plan.uid_mappings = mappings("linux.uidMappings", linux.uid_mappings())?;
+    plan.gid_mappings = mappings("linux.gidMappings", linux.gid_mappings())?;
+    check_users("linux.uidMappings", &plan.uid_mappings, user)?;
+    check_users("linux.gidMappings", &plan.gid_mappings, user)?;
+    plan.time_offsets = time_offsets(linux, plan.time.is_some())?;
     let host = || {
         Some(NamespaceTarget {
             mode: Mode::Host.into(),
@@ -99,6 +109,7 @@ pub(crate) fn namespaces(
         &mut plan.uts,
         &mut plan.cgroup,
         &mut plan.user,
+        &mut plan.time,
     ] {
         if target.is_none() {
             *target = host();
@@ -120,13 +131,16 @@ pub(crate) fn namespaces(
             }
         }
     }
-    if spec
-        .domainname()
-        .as_ref()
-        .is_some_and(|name| !name.is_empty())
-    {
-        let reason = "use the sysctl kernel.domainname";
-        return Err(PlanError::unsupported("domainname", reason));
+    if let Some(name) = spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        if name.len() > MAX_HOSTNAME || name.contains('\0') {
+            let reason = format!("at most {MAX_HOSTNAME} bytes, none of them NUL");
+            return Err(PlanError::invalid("domainname", name, reason));
+        }
+        if mode(plan.uts.as_ref()) != Mode::New {
+            let reason = "belongs to a UTS namespace of the container's own";
+            return Err(PlanError::invalid("domainname", name, reason));
+        }
+        plan.domainname.clone_from(name);
     }
     Ok(plan)
 }
@@ -134,22 +148,52 @@ pub(crate) fn namespaces(
 /// The kernel's limit for the lines of a map (user_namespaces(7)).
 const MAX_MAPPINGS: usize = 340;
 
-/// Mappings of a new user namespace, one of which must hold its user 0: that is who
-/// sets the container up.
-fn mappings(
+/// Offsets of a new time namespace's clocks, in order of their names.
+fn time_offsets(linux: &Linux, own: bool) -> Result<Vec<TimeOffset>, PlanError> {
+    const FIELD: &str = "linux.timeOffsets";
+    let mut offsets = Vec::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if !own {
+            let reason = "there is no time namespace to set the clocks of";
+            return Err(PlanError::invalid(FIELD, clock, reason));
+        }
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            let reason = "only monotonic and boottime can be set";
+            return Err(PlanError::invalid(FIELD, clock, reason));
+        }
+        let nanoseconds = offset.nanosecs().unwrap_or(0);
+        if nanoseconds > 999_999_999 {
+            let reason = "a second has 1000000000 nanoseconds";
+            return Err(PlanError::invalid(FIELD, nanoseconds, reason));
+        }
+        offsets.push(TimeOffset {
+            clock: clock.clone(),
+            seconds: offset.secs().unwrap_or(0),
+            nanoseconds,
+        });
+    }
+    offsets.sort_by(|one, other| one.clock.cmp(&other.clock));
+    Ok(offsets)
+}
+
+/// A new user namespace maps its user 0: that is who sets the container up.
+fn check_users(field: &'static str, maps: &[IdMapping], user: bool) -> Result<(), PlanError> {
+    let reason = match (user, maps.is_empty()) {
+        (false, true) => return Ok(()),
+        (false, false) => "there is no user namespace to map ids of",
+        (true, _) if maps.iter().any(|map| map.inside == 0) => return Ok(()),
+        (true, _) => "id 0 of the container must be mapped: it sets the container up",
+    };
+    Err(PlanError::invalid(field, maps.len(), reason))
+}
+
+/// Mappings without contradiction.
+pub(crate) fn mappings(
     field: &'static str,
     given: &Option<Vec<LinuxIdMapping>>,
-    user: bool,
 ) -> Result<Vec<IdMapping>, PlanError> {
     let given = given.as_deref().unwrap_or_default();
     let invalid = |reason: String| Err(PlanError::invalid(field, given.len(), reason));
-    if !user {
-        return if given.is_empty() {
-            Ok(Vec::new())
-        } else {
-            invalid("there is no user namespace to map ids of".to_owned())
-        };
-    }
     if given.len() > MAX_MAPPINGS {
         return invalid(format!("at most {MAX_MAPPINGS} mappings"));
     }
@@ -177,11 +221,6 @@ fn mappings(
             return Err(PlanError::invalid(field, shown, "overlaps with another"));
         }
         maps.push(map);
-    }
-    if !maps.iter().any(|map| map.inside == 0) {
-        return invalid(
-            "id 0 of the container must be mapped: it sets the container up".to_owned(),
-        );
     }
     Ok(maps)
 }

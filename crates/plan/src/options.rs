@@ -24,8 +24,13 @@ pub(crate) struct Options {
     pub(crate) bind: Option<bool>,
     pub(crate) set: u64,
     pub(crate) clear: u64,
-    /// The attributes are for mounts below as well.
-    pub(crate) recursive: bool,
+    /// The same for mounts below as well.
+    pub(crate) recursive_set: u64,
+    pub(crate) recursive_clear: u64,
+    /// `Some(recursive)` for a mount whose ids are mapped.
+    pub(crate) idmap: Option<bool>,
+    /// A tmpfs that begins with what it covers.
+    pub(crate) copy_up: bool,
     /// MS_*, 0 for none.
     pub(crate) propagation: u64,
     pub(crate) propagation_recursive: bool,
@@ -45,7 +50,10 @@ impl Options {
                 zero if zero.contains('\0') => {
                     return Err(PlanError::invalid("mounts.options", zero, "contains NUL"));
                 }
-                "" | "tmpcopyup" | "idmap" | "ridmap" | "remount" => {
+                "tmpcopyup" => parsed.copy_up = true,
+                "idmap" => parsed.idmap = Some(parsed.idmap.unwrap_or(false)),
+                "ridmap" => parsed.idmap = Some(true),
+                "" | "remount" => {
                     let reason = format!("option {option} of {destination}");
                     return Err(PlanError::unsupported("mounts.options", reason));
                 }
@@ -56,8 +64,7 @@ impl Options {
                     } else if let Some((set, clear)) = attribute(other) {
                         parsed.apply(set, clear);
                     } else if let Some((set, clear)) = other.strip_prefix('r').and_then(attribute) {
-                        parsed.apply(set, clear);
-                        parsed.recursive = true;
+                        parsed.apply_recursive(set, clear);
                     } else {
                         parsed.data.push(option.clone());
                     }
@@ -74,14 +81,37 @@ impl Options {
         self.clear & attr::ATIME
     }
 
-    /// The last word counts, as with mount(8).
+    /// The same of what is cleared recursively.
+    pub(crate) fn cleared_recursively(&self) -> u64 {
+        self.recursive_clear & attr::ATIME
+    }
+
+    /// Whether anything is for mounts below as well.
+    pub(crate) fn is_recursive(&self) -> bool {
+        self.recursive_set | self.recursive_clear != 0
+    }
+
     fn apply(&mut self, set: u64, clear: u64) {
-        self.set = (self.set & !clear) | set;
-        self.clear = (self.clear & !set) | clear;
-        // The settings of access time are a number, not flags: cleared, then set.
-        if (set | clear) & attr::ATIME != 0 {
-            self.clear |= attr::ATIME;
-        }
+        last_word(&mut self.set, &mut self.clear, set, clear);
+    }
+
+    fn apply_recursive(&mut self, set: u64, clear: u64) {
+        last_word(
+            &mut self.recursive_set,
+            &mut self.recursive_clear,
+            set,
+            clear,
+        );
+    }
+}
+
+/// The last word counts, as with mount(8).
+fn last_word(all_set: &mut u64, all_clear: &mut u64, set: u64, clear: u64) {
+    *all_set = (*all_set & !clear) | set;
+    *all_clear = (*all_clear & !set) | clear;
+    // The settings of access time are a number, not flags: cleared, then set.
+    if (set | clear) & attr::ATIME != 0 {
+        *all_clear |= attr::ATIME;
     }
 }
 
@@ -229,13 +259,15 @@ mod tests {
     fn recursive_words_differ_from_plain_ones_that_begin_with_r() {
         let options = parse("rbind,rslave,rro");
         assert_eq!(options.bind, Some(true));
-        assert_eq!((options.set, options.recursive), (attr::RDONLY, true));
+        assert_eq!((options.set, options.recursive_set), (0, attr::RDONLY));
         assert_eq!(
             (options.propagation, options.propagation_recursive),
             (libc::MS_SLAVE, true)
         );
         // "ro" is not "recursive o", and "rw" and "relatime" are whole words.
-        assert!(!parse("ro").recursive && !parse("rw").recursive && !parse("relatime").recursive);
+        for plain in ["ro", "rw", "relatime"] {
+            assert!(!parse(plain).is_recursive(), "{plain}");
+        }
     }
 
     #[test]
@@ -246,7 +278,7 @@ mod tests {
 
     #[test]
     fn what_would_be_ignored_is_refused() {
-        for option in ["tmpcopyup", "idmap", "remount", "", "a\0b"] {
+        for option in ["remount", "", "a\0b"] {
             assert!(
                 Options::parse("/x", &[option.to_owned()]).is_err(),
                 "{option}"

@@ -6,7 +6,7 @@ use berth_proto::shim::{
     CgroupDir, CgroupPlan, GivenStreams, IoPlan, MAX_SLOTS, NamespacePlan, Plan, RootPlan,
     namespace_target::Mode,
 };
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::{Linux, LinuxPersonality, LinuxPersonalityDomain, Spec};
 
 use crate::{
     devices::{bind_device, devices},
@@ -53,16 +53,14 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     };
     let namespaces = namespaces(spec, linux, inputs.pod_dir, &mut slots)?;
     let sysctls = sysctls(linux, &namespaces)?;
-    let own_cgroups = namespaces
-        .cgroup
-        .is_some_and(|target| target.mode() != Mode::Host);
     let mut mounts = mounts(
         spec.mounts().as_deref().unwrap_or_default(),
         inputs,
-        own_cgroups,
+        &namespaces,
         &mut slots,
     )?;
     let mut process = process(given, inputs.env.clone(), inputs.kernel_capabilities)?;
+    process.personality = linux.personality().as_ref().map(personality).transpose()?;
     if let Some(profile) = linux.seccomp() {
         let filter = inputs.filters.get(profile, inputs.machine)?;
         process.seccomp.clone_from(&filter.program);
@@ -128,6 +126,22 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     })
 }
 
+/// personality(2): only what changes nothing but the name of the machine.
+fn personality(given: &LinuxPersonality) -> Result<u32, PlanError> {
+    if given
+        .flags()
+        .as_ref()
+        .is_some_and(|flags| !flags.is_empty())
+    {
+        let reason = "leave the flags out";
+        return Err(PlanError::unsupported("linux.personality", reason));
+    }
+    Ok(match given.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
 fn has_users(namespaces: &NamespacePlan) -> bool {
     namespaces
         .user
@@ -177,20 +191,12 @@ fn refuse(linux: &Linux) -> Result<(), PlanError> {
     )?;
     unsupported("linux.intelRdt", linux.intel_rdt().is_some())?;
     unsupported("linux.memoryPolicy", linux.memory_policy().is_some())?;
-    unsupported("linux.personality", linux.personality().is_some())?;
     unsupported(
         "linux.netDevices",
         linux
             .net_devices()
             .as_ref()
             .is_some_and(|devices| !devices.is_empty()),
-    )?;
-    unsupported(
-        "linux.timeOffsets",
-        linux
-            .time_offsets()
-            .as_ref()
-            .is_some_and(|offsets| !offsets.is_empty()),
     )
 }
 

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use berth_proto::shim::{CapabilitySets, ProcessPlan, Rlimit};
-use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process, User};
+use berth_proto::shim::{CapabilitySets, ProcessPlan, Rlimit, Scheduler};
+use oci_spec::runtime::{
+    Capabilities, IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    PosixRlimit, PosixRlimitType, Process, User,
+};
 
 use crate::{
     capability::{Cap, CapSet},
@@ -73,6 +76,12 @@ pub fn process(
         umask: user.umask(),
         terminal: process.terminal().unwrap_or(false),
         terminal_rows: size(process.console_size().map(|size| size.height())),
+        io_priority: process
+            .io_priority()
+            .as_ref()
+            .map(io_priority)
+            .transpose()?,
+        scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
         terminal_columns: size(process.console_size().map(|size| size.width())),
         ..ProcessPlan::default()
     })
@@ -93,12 +102,6 @@ fn refuse(process: &Process) -> Result<(), PlanError> {
             "process.selinuxLabel",
             "leave it out",
         ));
-    }
-    if process.io_priority().is_some() {
-        return Err(PlanError::unsupported("process.ioPriority", "leave it out"));
-    }
-    if process.scheduler().is_some() {
-        return Err(PlanError::unsupported("process.scheduler", "leave it out"));
     }
     if process.exec_cpu_affinity().is_some() {
         return Err(PlanError::unsupported(
@@ -140,6 +143,67 @@ fn check_user(user: &User) -> Result<(), PlanError> {
         }
         _ => Ok(()),
     }
+}
+
+/// As ioprio_set(2) takes it: the class above 13 bits of priority.
+fn io_priority(given: &LinuxIOPriority) -> Result<u32, PlanError> {
+    let class = match given.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match u32::try_from(given.priority()) {
+        Ok(priority @ 0..=7) => Ok(class << 13 | priority),
+        _ => {
+            let reason = "priorities are between 0 and 7";
+            let field = "process.ioPriority.priority";
+            Err(PlanError::invalid(field, given.priority(), reason))
+        }
+    }
+}
+
+/// As sched_setattr(2) takes it; what does not fit together the kernel refuses.
+fn scheduler(given: &oci_spec::runtime::Scheduler) -> Result<Scheduler, PlanError> {
+    let policy = match given.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let mut flags = 0;
+    for flag in given.flags().iter().flatten() {
+        flags |= match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+            LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+        };
+    }
+    let nice = given.nice().unwrap_or(0);
+    if !(-20..=19).contains(&nice) {
+        let reason = "must be between -20 and 19";
+        return Err(PlanError::invalid("process.scheduler.nice", nice, reason));
+    }
+    let given_priority = given.priority().unwrap_or(0);
+    let priority = u32::try_from(given_priority).ok().filter(|&p| p <= 99);
+    Ok(Scheduler {
+        policy,
+        flags,
+        nice,
+        priority: priority.ok_or_else(|| {
+            let reason = "must be between 0 and 99";
+            PlanError::invalid("process.scheduler.priority", given_priority, reason)
+        })?,
+        runtime: given.runtime().unwrap_or(0),
+        deadline: given.deadline().unwrap_or(0),
+        period: given.period().unwrap_or(0),
+    })
 }
 
 /// What no terminal can be is as good as nothing said.

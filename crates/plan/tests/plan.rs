@@ -231,6 +231,7 @@ fn read_only_binds_reach_the_top_only_and_their_propagation_all() {
             source: PathBuf::from("/pods/x/data"),
             recursive: true,
             propagation: libc::MS_SLAVE,
+            idmap: None,
         }
     );
     let all = changed("/mounts/7/options", json!(["rbind", "rro"]));
@@ -443,6 +444,11 @@ fn what_is_wrong_or_would_be_ignored_is_refused_by_name() {
         (
             "/linux/namespaces",
             json!([{"type": "mount"}, {"type": "user"}]),
+            "linux.uidMappings",
+        ),
+        (
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "time", "path": "/x"}]),
             "linux.namespaces",
         ),
         (

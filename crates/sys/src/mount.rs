@@ -20,6 +20,8 @@ pub mod attr {
     pub const NOEXEC: u64 = 0x8;
     /// No access times.
     pub const NOATIME: u64 = 0x10;
+    /// Ids are mapped.
+    pub const IDMAP: u64 = 0x10_0000;
     /// Symbolic links are not followed.
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
 }
@@ -193,19 +195,38 @@ pub fn set_attributes(
     propagation: u64,
     recursive: bool,
 ) -> io::Result<()> {
-    #[repr(C)]
-    struct MountAttr {
-        attr_set: u64,
-        attr_clr: u64,
-        propagation: u64,
-        userns_fd: u64,
-    }
     let attributes = MountAttr {
         attr_set: set,
         attr_clr: clear,
         propagation,
         userns_fd: 0,
     };
+    setattr(mount, &attributes, recursive)
+}
+
+/// Maps the ids of the detached `mount` as the user namespace behind `users` does.
+///
+/// # Errors
+/// EINVAL if its file system cannot, or if it is mapped already; EPERM if it is attached.
+pub fn map_ids(mount: impl AsFd, users: impl AsFd, recursive: bool) -> io::Result<()> {
+    let attributes = MountAttr {
+        attr_set: attr::IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: u64::try_from(users.as_fd().as_raw_fd()).unwrap_or(u64::MAX),
+    };
+    setattr(mount, &attributes, recursive)
+}
+
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+fn setattr(mount: impl AsFd, attributes: &MountAttr, recursive: bool) -> io::Result<()> {
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -217,7 +238,7 @@ pub fn set_attributes(
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<MountAttr>(),
         )
     })

@@ -35,6 +35,48 @@ pub fn sethostname(name: &[u8]) -> io::Result<()> {
     check_int(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
 }
 
+/// Sets the NIS domain name of the caller's UTS namespace.
+///
+/// # Errors
+/// The errno of setdomainname(2).
+pub fn setdomainname(name: &[u8]) -> io::Result<()> {
+    // SAFETY: pointer and length belong to one slice.
+    check_int(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
+
+/// Opens a new user namespace with these maps (lines of `/proc/PID/uid_map` and
+/// `gid_map`), in which nobody is.
+///
+/// # Errors
+/// InvalidInput in a threaded process; EINVAL for maps that the kernel refuses.
+pub fn mapped_users(uid_map: &str, gid_map: &str) -> io::Result<std::os::fd::OwnedFd> {
+    use crate::clone::{Request, Side, clone3};
+    process::assert_single_threaded()?;
+    let (ours, theirs) = crate::message::pair()?;
+    let request = Request {
+        flags: libc::CLONE_NEWUSER as u64,
+        cgroup: None,
+    };
+    // SAFETY: the first line proved that there is one thread.
+    match unsafe { clone3(request) }? {
+        Side::Child => {
+            drop(ours);
+            // Until the other end closes: the namespace needs somebody while it is mapped.
+            drop(process::wait_readable(&theirs, -1));
+            process::exit_now(0)
+        }
+        Side::Parent { pid, pidfd } => {
+            drop(theirs);
+            let opened = std::fs::write(format!("/proc/{pid}/uid_map"), uid_map)
+                .and_then(|()| std::fs::write(format!("/proc/{pid}/gid_map"), gid_map))
+                .and_then(|()| std::fs::File::open(format!("/proc/{pid}/ns/user")));
+            drop(ours);
+            process::wait_pidfd(&pidfd)?;
+            opened.map(Into::into)
+        }
+    }
+}
+
 /// Brings the loopback link of the caller's network namespace up.
 ///
 /// # Errors

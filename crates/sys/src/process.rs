@@ -527,6 +527,74 @@ pub fn umask(mask: u32) {
     unsafe { libc::umask(mask) };
 }
 
+/// Sets the execution domain (personality(2)).
+///
+/// # Errors
+/// The errno of personality(2).
+pub fn set_personality(domain: u32) -> io::Result<()> {
+    // SAFETY: an integer only.
+    check_int(unsafe { libc::personality(domain.into()) }).map(drop)
+}
+
+/// Sets the I/O priority of this process (ioprio_set(2)).
+///
+/// # Errors
+/// EPERM for the real-time class without CAP_SYS_ADMIN or CAP_SYS_NICE.
+pub fn set_io_priority(priority: u32) -> io::Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: integers only.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) }).map(drop)
+}
+
+/// How a process is scheduled: struct sched_attr, without its size.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scheduling {
+    /// SCHED_*.
+    pub policy: u32,
+    /// SCHED_FLAG_*.
+    pub flags: u64,
+    /// For SCHED_OTHER and SCHED_BATCH.
+    pub nice: i32,
+    /// For SCHED_FIFO and SCHED_RR.
+    pub priority: u32,
+    /// For SCHED_DEADLINE, in nanoseconds, as the next two.
+    pub runtime: u64,
+    /// See `runtime`.
+    pub deadline: u64,
+    /// See `runtime`.
+    pub period: u64,
+}
+
+/// Sets how this process is scheduled (sched_setattr(2)).
+///
+/// # Errors
+/// EINVAL for what does not fit together, EPERM without CAP_SYS_NICE.
+pub fn set_scheduling(scheduling: &Scheduling) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let attr = Attr {
+        size: size_of::<Attr>() as u32,
+        policy: scheduling.policy,
+        flags: scheduling.flags,
+        nice: scheduling.nice,
+        priority: scheduling.priority,
+        runtime: scheduling.runtime,
+        deadline: scheduling.deadline,
+        period: scheduling.period,
+    };
+    // SAFETY: a complete sched_attr of its first published size, which it says itself.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
+}
+
 /// Gives freed memory back to the kernel.
 pub fn trim_heap() {
     // SAFETY: glibc's own bookkeeping; no pointer of ours is affected.

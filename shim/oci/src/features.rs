@@ -20,7 +20,7 @@ pub(crate) fn run() -> Result<()> {
         "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
         "mountOptions": berth_plan::mount_options(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
             "cgroup": {
                 "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false,
@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
             "apparmor": { "enabled": false },
             "selinux": { "enabled": false },
             "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
         },
         "annotations": { "io.berth.version": env!("CARGO_PKG_VERSION") },
     }))

@@ -12,8 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use berth_cgroup::Group;
-use berth_plan::Slot;
-use berth_sys::mount;
+use berth_plan::{IdMaps, Slot};
+use berth_proto::shim::IdMapping;
+use berth_sys::{mount, namespace};
 use nix::libc;
 
 /// Where the slots' content comes from.
@@ -37,8 +38,16 @@ impl Sources<'_> {
                 source,
                 recursive,
                 propagation,
-            } => tree(source, *recursive, *propagation)
-                .with_context(|| format!("mount source {}", source.display())),
+                idmap,
+            } => {
+                let what = || format!("mount source {}", source.display());
+                let tree = tree(source, *recursive, *propagation).with_context(what)?;
+                if let Some(maps) = idmap {
+                    map_ids(&tree, maps)
+                        .with_context(|| format!("mapping the ids of {}", what()))?;
+                }
+                Ok(tree)
+            }
             Slot::Namespace { kind, path } => File::open(path)
                 .map(OwnedFd::from)
                 .with_context(|| format!("{} namespace {}", kind.name(), path.display())),
@@ -66,6 +75,18 @@ impl Sources<'_> {
         dir.map(|dir| dir.fd.as_fd())
             .context("a control group of the plan does not exist")
     }
+}
+
+/// While nobody can reach the tree: the kernel maps no mount that is in use.
+fn map_ids(tree: &OwnedFd, maps: &IdMaps) -> io::Result<()> {
+    let lines = |maps: &[IdMapping]| -> String {
+        let lines = maps
+            .iter()
+            .map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count));
+        lines.collect()
+    };
+    let users = namespace::mapped_users(&lines(&maps.uids), &lines(&maps.gids))?;
+    mount::map_ids(tree, &users, maps.recursive)
 }
 
 fn stream(number: u8) -> io::Result<OwnedFd> {

@@ -76,6 +76,10 @@ pub(super) fn namespaces(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
     if mode(namespaces.uts.as_ref()) == Mode::New {
         namespace::sethostname(namespaces.hostname.as_bytes())
             .step("clone", || "setting the host name".to_owned())?;
+        if !namespaces.domainname.is_empty() {
+            namespace::setdomainname(namespaces.domainname.as_bytes())
+                .step("clone", || "setting the domain name".to_owned())?;
+        }
     }
     write_sysctls(&plan.sysctls)
 }

@@ -6,6 +6,7 @@
 //! waits; what follows (credentials, seccomp, execve) is in [`crate::process`],
 //! which execs share.
 
+mod copy_up;
 mod devices;
 pub(crate) mod join;
 mod masks;

@@ -12,6 +12,7 @@ use berth_sys::{
 };
 use nix::libc;
 
+use super::copy_up;
 use crate::wire::{Slots, Step as _, system};
 
 /// Carries out `steps` in order.
@@ -39,19 +40,27 @@ fn attach(step: &MountStep, root: &OwnedFd, slots: &Slots) -> Result<(), Failure
         // Optional, and the kernel does not have it.
         return Ok(());
     };
+    let target = target(step, root)?;
+    if step.copy_up {
+        let own_mode = step
+            .options
+            .iter()
+            .any(|option| option.starts_with("mode="));
+        let tree = tree.try_clone_to_owned();
+        tree.and_then(|tree| copy_up::copy(&target, &tree, own_mode))
+            .step("mount", || format!("copying up {}", step.destination))?;
+    }
+    let what = || format!("attributes of {}", step.destination);
     if step.attr_set | step.attr_clear | step.propagation != 0 {
         // Propagation first: a tree cloned from a shared mount would carry the
         // change of attributes nowhere, but later mounts below it would.
-        mount::set_attributes(
-            tree,
-            step.attr_set,
-            step.attr_clear,
-            step.propagation,
-            step.recursive,
-        )
-        .step("mount", || format!("attributes of {}", step.destination))?;
+        let (set, clear) = (step.attr_set, step.attr_clear);
+        mount::set_attributes(tree, set, clear, step.propagation, step.recursive)
+            .step("mount", what)?;
     }
-    let target = target(step, root)?;
+    if step.top_set | step.top_clear != 0 {
+        mount::set_attributes(tree, step.top_set, step.top_clear, 0, false).step("mount", what)?;
+    }
     mount::attach(tree, &target).step("mount", || step.destination.clone())
 }
 
@@ -104,7 +113,8 @@ fn create(step: &MountStep) -> Result<Option<OwnedFd>, Failure> {
                 None => context.flag(option)?,
             }
         }
-        context.mount(step.attr_set)
+        // What is copied must be written first; the rest comes with the other attributes.
+        context.mount(if step.copy_up { 0 } else { step.attr_set })
     };
     match set() {
         Ok(tree) => Ok(Some(tree)),

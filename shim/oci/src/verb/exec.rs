@@ -60,7 +60,8 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Exec) -> Result<i32> {
     let target = DetachedTarget {
         init: init.as_fd(),
         group: &group,
-        user_namespace: has_users(&spec),
+        user_namespace: has(&spec, LinuxNamespaceType::User),
+        time_namespace: has(&spec, LinuxNamespaceType::Time),
     };
     let started = engine::wait(exec_detached(&program, target, plan, streams, &preserved))?
         .map_err(engine::explain)?;
@@ -197,7 +198,7 @@ fn plan(spec: &Spec, process: &Process) -> Result<ProcessPlan> {
     Ok(plan)
 }
 
-fn has_users(spec: &Spec) -> bool {
+fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     let namespaces = spec
         .linux()
         .as_ref()
@@ -205,7 +206,7 @@ fn has_users(spec: &Spec) -> bool {
     namespaces
         .into_iter()
         .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::User)
+        .any(|namespace| namespace.typ() == kind)
 }
 
 /// A group below the container's own, the same in every hierarchy.
