@@ -14,8 +14,8 @@ use prost::Message as _;
 /// First byte of a datagram from the child.
 const READY: u8 = b'R';
 const FAILED: u8 = b'F';
-/// The only thing that the parent ever says.
-const GO: &[u8] = b"G";
+/// The only thing that the parent ever says, with what the child needs to go on.
+const GO: u8 = b'G';
 
 /// Exit code of a child that has reported why it gave up.
 const GAVE_UP: i32 = 127;
@@ -49,16 +49,23 @@ pub(crate) fn give_up(socket: impl AsFd, failure: &Failure) -> ! {
 }
 
 /// Child: waits until it may go on. A parent that died lets it end.
-pub(crate) fn await_go(socket: impl AsFd) {
+pub(crate) fn await_go(socket: impl AsFd) -> Vec<u8> {
     match message::receive(socket) {
-        Ok(Some(datagram)) if datagram.bytes == GO => {}
+        Ok(Some(mut datagram)) if datagram.bytes.first() == Some(&GO) => {
+            datagram.bytes.split_off(1)
+        }
         _ => process::exit_now(GAVE_UP),
     }
 }
 
 /// Parent: lets the child go on.
 pub(crate) fn say_go(socket: impl AsFd) -> io::Result<()> {
-    message::send(socket, GO, &[])
+    say_go_with(socket, &[])
+}
+
+/// As [`say_go`], with bytes that the child needs for it.
+pub(crate) fn say_go_with(socket: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    message::send(socket, &[&[GO], bytes].concat(), &[])
 }
 
 /// Parent: waits for the child's next word, at most `limit_ms`.

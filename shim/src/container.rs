@@ -15,8 +15,8 @@ use std::{
 
 use berth_cgroup::{Dir, Group};
 use berth_proto::shim::{
-    Attach, Attached, Created, Done, Exec, ExecExited, ExecStarted, Exited, Failure, Plan, Started,
-    StateReply, response::Body, state_reply::Phase,
+    Assembled, Attach, Attached, Created, Done, Exec, ExecExited, ExecStarted, Exited, Failure,
+    Plan, Started, StateReply, response::Body, state_reply::Phase,
 };
 use berth_sys::{memfd, process};
 use nix::libc;
@@ -176,15 +176,33 @@ impl Container {
         Ok(answer)
     }
 
-    pub(crate) fn start(&mut self) -> Result<Answer, Failure> {
+    pub(crate) fn assemble(&mut self, state: &[u8]) -> Result<Answer, Failure> {
         let live = self.created()?;
+        if !live.init.held {
+            return Err(wrong_state("the container does not wait for it"));
+        }
+        if let Err(failure) = live.init.assemble(state) {
+            live.fail(&failure);
+            return Err(failure);
+        }
+        Ok(Answer {
+            body: Body::Assembled(Assembled {
+                notes: std::mem::take(&mut live.init.notes),
+            }),
+            fds: live.init.console.take().into_iter().collect(),
+        })
+    }
+
+    pub(crate) fn start(&mut self, state: &[u8]) -> Result<Answer, Failure> {
+        let live = self.created()?;
+        if live.init.held {
+            return Err(wrong_state("the container is still being created"));
+        }
         if live.started_at != 0 || live.start_failure.is_some() {
             return Err(wrong_state("the container was started already"));
         }
-        if let Err(failure) = live.init.execute() {
-            live.start_failure = Some(failure.clone());
-            // The init has given up, or hangs in execve; either way it must go.
-            drop(process::pidfd_send_signal(&live.init.pidfd, libc::SIGKILL));
+        if let Err(failure) = live.init.execute(state) {
+            live.fail(&failure);
             return Err(failure);
         }
         live.started_at = time::now_ns();
@@ -542,6 +560,12 @@ impl Container {
 }
 
 impl Live {
+    fn fail(&mut self, failure: &Failure) {
+        self.start_failure = Some(failure.clone());
+        // The init has given up, or hangs in the kernel; either way it must go.
+        drop(process::pidfd_send_signal(&self.init.pidfd, libc::SIGKILL));
+    }
+
     fn pump_all(&mut self) {
         for output in &mut self.init.outside.outputs {
             output.pump(&mut self.log);

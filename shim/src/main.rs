@@ -8,7 +8,9 @@
 //! - `shim ID`: one per container; listens on descriptor 3, keeps its exit
 //!   record in the directory behind descriptor 4, and ends with its container.
 //! - `detached ID`: as `shim`, for a caller without an agent: in a slim mount
-//!   namespace of its own, and gone once the container has started.
+//!   namespace of its own, and gone once the container has started. `detached-whole`
+//!   takes a copy of the node's mount table instead, which hooks of the container's
+//!   namespaces want to see.
 //! - `exec`: carries out one exec in a container that has no shim any more; it
 //!   speaks on descriptor 3 and ends with it.
 //! - `pod-init`: pid 1 of a pod that shares its PID namespace. It is not
@@ -56,6 +58,10 @@ fn run(role: &OsString, argument: OsString) -> std::io::Result<()> {
         Some("shim") => serve::run(&argument.to_string_lossy()),
         Some("detached") => {
             launcher::own_slim_namespace()?;
+            serve::run(&argument.to_string_lossy())
+        }
+        Some("detached-whole") => {
+            launcher::own_whole_namespace()?;
             serve::run(&argument.to_string_lossy())
         }
         Some("exec") => one_exec::run(),

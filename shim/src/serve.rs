@@ -246,7 +246,8 @@ impl Server {
         let container = &mut self.container;
         match verb {
             Some(Verb::Create(_)) => container.create(fds),
-            Some(Verb::Start(_)) => container.start(),
+            Some(Verb::Assemble(assemble)) => container.assemble(&assemble.state),
+            Some(Verb::Start(start)) => container.start(&start.state),
             Some(Verb::Exec(exec)) => container.exec(&exec, fds),
             Some(Verb::KillExec(kill)) => container.kill_exec(&kill.exec_id),
             Some(Verb::Signal(signal)) => container.signal(signal.signal, signal.all),

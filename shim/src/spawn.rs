@@ -40,6 +40,8 @@ pub(crate) struct Init {
     pub(crate) notes: Vec<String>,
     /// It is a child of the shim's parent.
     detached: bool,
+    /// It waits before its root is made.
+    pub(crate) held: bool,
     handshake: OwnedFd,
 }
 
@@ -80,7 +82,7 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         .as_ref()
         .ok_or_else(|| invalid("the plan has no namespaces"))?;
     let io_plan = plan.io.unwrap_or_default();
-    let (inside, mut outside) = if plan.terminal {
+    let (inside, outside) = if plan.terminal {
         (None, Outside::default())
     } else if let Some(given) = io_plan.given {
         let inside = Inside {
@@ -164,31 +166,24 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
                     return Err(failure);
                 }
             };
-            let mut console = None;
-            for master in fds {
-                if plan.detached {
-                    console = Some(master);
-                    continue;
-                }
-                let output = Output::new(master, Stream::Stdout)
-                    .step("clone", || "taking over the terminal".to_owned())?;
-                outside.outputs.push(output);
-            }
             let wanted = plan.process.as_ref().and_then(|p| p.oom_score_adj);
             let (oom_score_adj, oom_score_adj_clamped) = set_oom_score_adj(pid, wanted)
                 .step("clone", || "setting oom_score_adj".to_owned())?;
-            Ok(Init {
+            let mut init = Init {
                 pid,
                 pidfd,
                 start_ticks,
                 oom_score_adj,
                 oom_score_adj_clamped,
                 outside,
-                console,
+                console: None,
                 notes,
                 detached: plan.detached,
+                held: plan.hold,
                 handshake: ours,
-            })
+            };
+            init.take_terminal(fds)?;
+            Ok(init)
         }
     }
 }
@@ -247,9 +242,32 @@ fn abandon(pidfd: &OwnedFd) {
 }
 
 impl Init {
+    /// Lets an init that is held make its root, and waits until it has.
+    pub(crate) fn assemble(&mut self, state: &[u8]) -> Result<(), Failure> {
+        child::say_go_with(&self.handshake, state)
+            .step("clone", || "waking the init".to_owned())?;
+        let (fds, notes) = await_ready(&self.handshake)?;
+        self.notes = notes;
+        self.held = false;
+        self.take_terminal(fds)
+    }
+
+    fn take_terminal(&mut self, masters: Vec<OwnedFd>) -> Result<(), Failure> {
+        for master in masters {
+            if self.detached {
+                self.console = Some(master);
+                continue;
+            }
+            let output = Output::new(master, Stream::Stdout)
+                .step("clone", || "taking over the terminal".to_owned())?;
+            self.outside.outputs.push(output);
+        }
+        Ok(())
+    }
+
     /// Lets the init execute its program and waits until it has.
-    pub(crate) fn execute(&self) -> Result<(), Failure> {
-        child::say_go(&self.handshake).step("exec", || "waking the init".to_owned())?;
+    pub(crate) fn execute(&self, state: &[u8]) -> Result<(), Failure> {
+        child::say_go_with(&self.handshake, state).step("exec", || "waking the init".to_owned())?;
         match child::listen(&self.handshake, EXECUTE_LIMIT_MS)
             .step("exec", || "waiting for the program to run".to_owned())?
         {

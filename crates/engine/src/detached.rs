@@ -21,16 +21,23 @@ use crate::{
 /// Starts the shim of container `id`, which listens in `shim_dir`, as a child of the
 /// caller, who must be single-threaded. Returns its pidfd.
 ///
-/// The shim leaves when the container has started ([`crate::Shim::start`]).
+/// The shim leaves when the container has started ([`crate::Shim::start`]). With
+/// `whole` it sees a copy of all the node's mounts, not a few of its own.
 ///
 /// # Errors
 /// [`Error::System`] if it cannot be started.
-pub fn launch_detached(program: &Program, id: &str, shim_dir: &Path) -> Result<OwnedFd, Error> {
+pub fn launch_detached(
+    program: &Program,
+    id: &str,
+    shim_dir: &Path,
+    whole: bool,
+) -> Result<OwnedFd, Error> {
+    let role = if whole { "detached-whole" } else { "detached" };
     let dir = open_directory(shim_dir)?;
     let listener = listen_in(&dir, shim_dir)?;
     spawn(
         program,
-        &["berth-shim", "detached", id],
+        &["berth-shim", role, id],
         &[listener.as_fd(), dir.as_fd()],
     )
 }

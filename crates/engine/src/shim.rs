@@ -7,8 +7,8 @@ use std::{
 };
 
 use berth_proto::shim::{
-    Attach, CloseStdin, Create, Exec, KillExec, Plan, ProcessPlan, ReopenLog, Signal, Start, State,
-    StateReply, Stop, request::Verb, response::Body,
+    Assemble, Attach, CloseStdin, Create, Exec, KillExec, Plan, ProcessPlan, ReopenLog, Signal,
+    Start, State, StateReply, Stop, request::Verb, response::Body,
 };
 use berth_sys::{memfd, message};
 use prost::Message as _;
@@ -136,16 +136,35 @@ impl Shim {
         }
     }
 
+    /// Goes on with a container whose plan holds before its root is made. `state` is
+    /// what its hooks are told. Returns the terminal's master, if there is one, and
+    /// wishes that were not granted in full.
+    ///
+    /// # Errors
+    /// [`Error::Remote`] with the step that failed.
+    pub async fn assemble(&self, state: Vec<u8>) -> Result<(Option<OwnedFd>, Vec<String>), Error> {
+        let verb = Verb::Assemble(Assemble { state });
+        match self.0.call("Assemble", verb, &[], CREATE).await? {
+            (Body::Assembled(assembled), fds) => Ok((fds.into_iter().next(), assembled.notes)),
+            _ => Err(self.0.unexpected("Assemble")),
+        }
+    }
+
     /// Lets the container's program run; returns when it does, in Unix nanoseconds.
     ///
     /// # Errors
     /// [`Error::Remote`] if it could not be executed.
     pub async fn start(&self) -> Result<i64, Error> {
-        match self
-            .0
-            .call("Start", Verb::Start(Start {}), &[], EXECUTE)
-            .await?
-        {
+        self.start_with(Vec::new()).await
+    }
+
+    /// As [`Shim::start`], with what the container's hooks are told.
+    ///
+    /// # Errors
+    /// As [`Shim::start`].
+    pub async fn start_with(&self, state: Vec<u8>) -> Result<i64, Error> {
+        let verb = Verb::Start(Start { state });
+        match self.0.call("Start", verb, &[], EXECUTE).await? {
             (Body::Started(started), _) => Ok(started.started_at),
             _ => Err(self.0.unexpected("Start")),
         }

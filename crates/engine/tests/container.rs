@@ -340,7 +340,7 @@ async fn a_shim_and_an_agent_of_other_versions_work_together_or_say_why_not() {
     let silent = connect();
     let request = Request {
         id: 8,
-        verb: Some(Verb::Start(Start {})),
+        verb: Some(Verb::Start(Start::default())),
     };
     message::send(&silent, &request.encode_to_vec(), &[]).unwrap();
     assert!(process::wait_readable(&silent, 5_000).unwrap());

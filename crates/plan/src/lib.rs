@@ -11,6 +11,7 @@
 pub mod capability;
 mod devices;
 mod error;
+mod hooks;
 mod input;
 mod limits;
 mod mounts;
@@ -24,6 +25,7 @@ pub mod sysctl;
 pub use self::{
     capability::{Cap, CapSet},
     error::PlanError,
+    hooks::hooks,
     input::{
         Hierarchy, IdMaps, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs,
         Slot,

@@ -3,14 +3,15 @@
 use std::path::{Component, Path};
 
 use berth_proto::shim::{
-    CgroupDir, CgroupPlan, GivenStreams, IoPlan, MAX_SLOTS, NamespacePlan, Plan, RootPlan,
-    namespace_target::Mode,
+    CgroupDir, CgroupPlan, GivenStreams, HookPlan, IoPlan, MAX_SLOTS, NamespacePlan, Plan,
+    RootPlan, namespace_target::Mode,
 };
 use oci_spec::runtime::{Linux, LinuxPersonality, LinuxPersonalityDomain, Spec};
 
 use crate::{
     devices::{bind_device, devices},
     error::PlanError,
+    hooks::hooks,
     input::{PlanInputs, PlanOutput, Slot, Slots},
     limits,
     mounts::mounts,
@@ -39,6 +40,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         .ok_or(PlanError::Missing { field: "root" })?;
     refuse(linux)?;
     refuse_hooks(spec, inputs.io.given)?;
+    let hooked = hooked(spec)?;
     check(inputs)?;
 
     let mut slots = Slots::default();
@@ -50,6 +52,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         volatile: inputs.root.volatile,
         readonly: root.readonly().unwrap_or(false),
         propagation: root_propagation(linux)?,
+        staging: String::new(),
     };
     let namespaces = namespaces(spec, linux, inputs.pod_dir, &mut slots)?;
     let sysctls = sysctls(linux, &namespaces)?;
@@ -118,6 +121,9 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         detached: inputs.io.given,
         preserve_slots,
         own_dev: !mounts.foreign_dev,
+        hold: hooked.hold,
+        create_container_hooks: hooked.create_container,
+        start_container_hooks: hooked.start_container,
     };
     Ok(PlanOutput {
         plan,
@@ -200,19 +206,37 @@ fn refuse(linux: &Linux) -> Result<(), PlanError> {
     )
 }
 
-/// Hooks of the runtime's own namespaces are the business of a caller who owns the
-/// container; the others would have to be the shim's.
+/// Hooks want a caller who owns the container and runs those of the node's namespaces.
 fn refuse_hooks(spec: &Spec, owned: bool) -> Result<(), PlanError> {
-    let Some(hooks) = spec.hooks() else {
-        return Ok(());
-    };
-    let any = |hooks: &Option<Vec<_>>| hooks.as_ref().is_some_and(|hooks| !hooks.is_empty());
-    let inside = any(hooks.create_container()) || any(hooks.start_container());
-    if inside || (!owned && *hooks != oci_spec::runtime::Hooks::default()) {
-        let field = "hooks";
-        return Err(PlanError::unsupported(field, "leave them out"));
+    let any = spec.hooks().as_ref();
+    if !owned && any.is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default()) {
+        return Err(PlanError::unsupported("hooks", "leave them out"));
     }
     Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Hooked {
+    hold: bool,
+    create_container: Vec<HookPlan>,
+    start_container: Vec<HookPlan>,
+}
+
+#[allow(deprecated, reason = "prestart is deprecated and still used")]
+fn hooked(spec: &Spec) -> Result<Hooked, PlanError> {
+    let Some(given) = spec.hooks() else {
+        return Ok(Hooked::default());
+    };
+    let create_container = hooks("hooks.createContainer", given.create_container())?;
+    let some = |hooks: &Option<Vec<_>>| hooks.as_ref().is_some_and(|hooks| !hooks.is_empty());
+    Ok(Hooked {
+        // Those of the last kind are told the state, which begins with the pid.
+        hold: some(given.prestart())
+            || some(given.create_runtime())
+            || !create_container.is_empty(),
+        create_container,
+        start_container: hooks("hooks.startContainer", given.start_container())?,
+    })
 }
 
 fn root_propagation(linux: &Linux) -> Result<u64, PlanError> {

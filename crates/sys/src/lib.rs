@@ -10,6 +10,7 @@
     reason = "the one crate that talks to the kernel; every block says why it is sound"
 )]
 
+pub mod bounded;
 pub mod bpf;
 pub mod clone;
 pub mod credentials;

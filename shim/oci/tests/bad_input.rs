@@ -154,7 +154,7 @@ fn each_bad_configuration_is_refused_by_name_and_leaves_nothing() {
         (
             "/hooks",
             json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]}),
-            &["timeout of 1 s"],
+            &["timeout of 1s"],
         ),
     ];
     for (pointer, value, words) in cases {

@@ -8,6 +8,7 @@
 
 mod copy_up;
 mod devices;
+mod hooks;
 pub(crate) mod join;
 mod masks;
 mod mounts;
@@ -46,8 +47,11 @@ pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent
     };
     let failure = match set_up(plan, slots, inside, &parent) {
         Ok((process, program)) => {
-            child::await_go(&parent);
-            finish(process, &process.seccomp, &program, &preserved)
+            let state = child::await_go(&parent);
+            match hooks::run("startContainer", &plan.start_container_hooks, &state) {
+                Ok(()) => finish(process, &process.seccomp, &program, &preserved),
+                Err(failure) => failure,
+            }
         }
         Err(failure) => failure,
     };
@@ -100,6 +104,14 @@ fn set_up<'plan>(
     }
     join::namespaces(plan, slots)?;
 
+    let mut state = Vec::new();
+    if plan.hold {
+        child::say_ready(parent, &[], &[]).step("clone", || {
+            "telling that the namespaces are there".to_owned()
+        })?;
+        state = child::await_go(parent);
+    }
+
     let root = rootfs::assemble(plan, slots)?;
     mounts::attach_all(&plan.mounts, &root, slots)?;
     devices::make(plan, &root)?;
@@ -108,6 +120,7 @@ fn set_up<'plan>(
     } else {
         None
     };
+    hooks::run("createContainer", &plan.create_container_hooks, &state)?;
     mount::pivot_into(&root).step("mount", || "pivoting into the root".to_owned())?;
     rootfs::set_propagation(plan)?;
     let root = resolve::open_path(

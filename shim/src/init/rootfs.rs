@@ -33,7 +33,11 @@ pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
         (_, "") => overlay(root, tree, false)?,
         _ => overlay(root, tree, true)?,
     };
-    let staging = std::fs::File::open(STAGING).step("rootfs", || STAGING.to_owned())?;
+    let staging = match root.staging.as_str() {
+        "" => STAGING,
+        given => given,
+    };
+    let staging = std::fs::File::open(staging).step("rootfs", || staging.to_owned())?;
     mount::attach(&mount, &staging).step("rootfs", || "attaching the root".to_owned())?;
     Ok(mount)
 }

@@ -28,7 +28,7 @@ use nix::{
 
 use crate::wire::{self, Answer, Incoming, Step as _, unknown_verb};
 
-pub(crate) use tree::own_slim_namespace;
+pub(crate) use tree::{own_slim_namespace, own_whole_namespace};
 
 /// What the launcher works with.
 pub(crate) struct Launcher {

@@ -199,6 +199,14 @@ pub(crate) fn own_slim_namespace() -> io::Result<()> {
     build(Path::new("/proc"))
 }
 
+/// Moves this process into a copy of the node's mounts. What is unmounted on the node
+/// goes here too, so that a container that waits keeps nothing busy.
+pub(crate) fn own_whole_namespace() -> io::Result<()> {
+    process::assert_single_threaded()?;
+    namespace::unshare(libc::CLONE_NEWNS)?;
+    mount::set_propagation_path(c"/", libc::MS_SLAVE | libc::MS_REC)
+}
+
 /// Nothing mounted here may reach the host, and nothing of the host's may come in.
 fn namespace_is_private() -> io::Result<()> {
     mount::set_propagation_path(c"/", libc::MS_PRIVATE | libc::MS_REC)

@@ -105,7 +105,7 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
     let (pidfd, master) = match built {
         Ok(built) => built,
         Err(error) => {
-            return Err(match undo.roll_back() {
+            return Err(match undo.roll_back(context) {
                 Ok(()) => error,
                 Err(left) => error.context(format!("and not all could be undone: {left:#}")),
             });
@@ -189,6 +189,12 @@ fn plan(bundle: &Bundle, id: &str, preserved: u32, listen: Option<u32>) -> Resul
             is_file: &|path: &Path| fs::metadata(path).map(|metadata| !metadata.is_dir()),
         },
     )?;
+    if !output.plan.create_container_hooks.is_empty()
+        && let Some(root) = &mut output.plan.root
+    {
+        // Where those hooks look for it.
+        root.staging = bundle.rootfs.to_string_lossy().into_owned();
+    }
     if let (Some(count), Some(process)) = (listen, &mut output.plan.process) {
         for pair in [format!("LISTEN_FDS={count}"), "LISTEN_PID=1".to_owned()] {
             process.env.push(pair.into_bytes());
@@ -253,6 +259,8 @@ impl Undo {
             making.program,
             &making.args.id,
             home.path(),
+            // Hooks of the container's namespaces expect the node's files around them.
+            !making.output.plan.create_container_hooks.is_empty(),
         )?);
         let created = engine::wait(async {
             let (events, _) = mpsc::unbounded_channel();
@@ -274,18 +282,37 @@ impl Undo {
         record.pid = created.pid;
         record.start_ticks = created.start_ticks;
         self.container.home.save(&self.container.record)?;
-        self.hooks
-            .before_root(&self.container.state(Status::Creating))?;
-        if let (Some(socket), Some(master)) = (&making.args.console_socket, &created.console) {
+        let mut console = created.console;
+        if making.output.plan.hold {
+            console = self.assemble(context)?;
+        }
+        if let (Some(socket), Some(master)) = (&making.args.console_socket, &console) {
             console::send(socket, master.as_fd())?;
         }
         if let Some(path) = &making.args.pid_file {
             write_pid(path, created.pid)?;
         }
-        Ok((created.pidfd, created.console))
+        Ok((created.pidfd, console))
     }
 
-    fn roll_back(&mut self) -> Result<()> {
+    /// Runs the hooks that come before the root is made, and has it made.
+    fn assemble(&self, context: &Context<'_>) -> Result<Option<OwnedFd>> {
+        let state = self.container.state(Status::Creating);
+        self.hooks.before_root(&state)?;
+        let state = serde_json::to_vec(&state)?;
+        let (console, notes) = engine::wait(async {
+            let (events, _) = mpsc::unbounded_channel();
+            let shim = Shim::connect(self.container.home.path(), events).await?;
+            shim.assemble(state).await
+        })?
+        .map_err(engine::explain)?;
+        for note in &notes {
+            context.log.warn(note);
+        }
+        Ok(console)
+    }
+
+    fn roll_back(&mut self, context: &Context<'_>) -> Result<()> {
         self.armed = false;
         if let Some(shim) = self.shim.take() {
             // The init ends when the shim's end of their socket closes.
@@ -293,12 +320,10 @@ impl Undo {
             process::wait_readable(&shim, KILL_LIMIT_MS).context("waiting for the shim")?;
         }
         let destroyed = group::destroy(&self.container.record.cgroup);
-        let hooks = self.hooks.poststop(&self.container.state(Status::Stopped));
         self.container.home.remove()?;
-        destroyed?;
-        // They failed with the container that they were for.
-        drop(hooks);
-        Ok(())
+        let state = self.container.state(Status::Stopped);
+        self.hooks.poststop(&state, context.log);
+        destroyed
     }
 }
 

@@ -59,10 +59,9 @@ pub(super) fn delete(context: &Context<'_>, container: &Container) -> Result<()>
         .and_then(|config| bundle::parse(&config))
         .and_then(|spec| Hooks::of(&spec));
     container.home.remove()?;
-    match hooks.and_then(|hooks| hooks.poststop(&container.state(Status::Stopped))) {
-        Ok(()) => {}
-        // The specification: logged, and the deletion goes on.
-        Err(error) => context.log.warn(&format!("poststop: {error:#}")),
+    match hooks {
+        Ok(hooks) => hooks.poststop(&container.state(Status::Stopped), context.log),
+        Err(error) => context.log.warn(&format!("hooks: {error:#}")),
     }
     Ok(())
 }

@@ -24,14 +24,16 @@ pub(super) fn start(context: &Context<'_>, container: &Container) -> Result<()> 
     }
     let spec = crate::bundle::parse(&container.home.config()?)?;
     let hooks = Hooks::of(&spec)?;
+    let state = serde_json::to_vec(&container.state(Status::Created))?;
     engine::wait(async {
         let (events, _) = mpsc::unbounded_channel();
         let shim = Shim::connect(container.home.path(), events).await?;
-        shim.start().await
+        shim.start_with(state).await
     })?
     .map_err(engine::explain)
     .context("start failed")?;
     // The shim has left; its socket is of no more use.
     std::fs::remove_file(container.home.path().join("sock")).ok();
-    hooks.poststart(&container.state(Status::Running), context.log)
+    hooks.poststart(&container.state(Status::Running), context.log);
+    Ok(())
 }
