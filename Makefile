@@ -50,9 +50,10 @@ conformance: build
 	@integration/tools.sh test
 	@integration/conformance/run.sh
 
-## test-v2: what depends on control groups, in an emulated guest with cgroup v2
+## test-v2: what depends on the kernel, in guests with cgroup v2: the newest kernel and 6.1
 test-v2: build
 	@integration/tools.sh test
+	@integration/tools.sh vm
 	@integration/vm/test.sh
 
 ## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some

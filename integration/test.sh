@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What `make test` does: format, lints, release programs, unit tests, tests of
-# the programs. Every step runs even if an earlier one failed; the last line
-# adds up all tests, and a step that is not a test counts as one.
+# the programs, some of them again in guests with cgroup v2. Every step runs even
+# if an earlier one failed; the last line adds up all tests, and a step that is
+# not a test counts as one.
 set -uo pipefail
 
 cd "$(dirname "$0")/.."
@@ -42,6 +43,8 @@ tests() {
     : >"$log.step"
 }
 
+guests() { integration/tools.sh vm && integration/vm/test.sh; }
+
 flags=${CARGO_FLAGS:---locked}
 : >"$log.step"
 integration/tools.sh test || { echo "0 passed, 1 failed"; exit 1; }
@@ -54,6 +57,8 @@ tests "unit tests" cargo test $flags --workspace --exclude berth-integration --n
 # The tests of the programs share one machine: more than two at a time would
 # only measure how they disturb each other.
 tests "tests of the programs" cargo test $flags -p berth-integration --no-fail-fast -- --test-threads=2
+# The tests of the list in integration/vm, where control groups are as nodes have them.
+tests "guests with cgroup v2" guests
 # The suite is written in Go; without one, only CI insists.
 if [ -n "${CI:-}" ] || command -v go >/dev/null; then
     check "conformance" integration/conformance/run.sh --check

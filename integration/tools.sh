@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo and the tests need and this machine lacks.
 #
-#   tools.sh build|demo|test
+#   tools.sh build|demo|test|vm
 #
 # From Debian's packages. The registry and busybox are only unpacked, into
 # target/tools: installing them would start a service and replace the machine's
@@ -78,6 +78,23 @@ grep -q cgroup /proc/self/mounts || fail "no control groups are mounted at /sys/
 [ -d /proc/self/ns ] && unshare --net true 2>/dev/null ||
     fail "network namespaces cannot be created here (is this an unprivileged container?)"
 [ "$what" = demo ] && exit 0
+
+# The guests with cgroup v2, and what makes their disks and initial file systems.
+if [ "$what" = vm ]; then
+    need qemu-system-x86_64 qemu-system-x86
+    need modprobe kmod
+    need cpio cpio
+    need xz xz-utils
+    need mkfs.ext4 e2fsprogs
+    # A part of QEMU's packages until Debian 12.
+    [ -x /usr/lib/qemu/virtiofsd ] || [ -x /usr/libexec/virtiofsd ] || {
+        apt virtiofsd
+        echo "apt-get install virtiofsd"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends virtiofsd \
+            >"$tools/apt.log" 2>&1 || fail "apt-get install virtiofsd: see $tools/apt.log"
+    }
+    exit 0
+fi
 
 need strace strace
 need openssl openssl

@@ -12,6 +12,7 @@ mod cri;
 mod error;
 mod ids;
 mod image;
+mod kernel;
 mod listen;
 mod network;
 mod node;

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Result},
     ids::{self, ContainerId, SandboxId},
     image::Images,
+    kernel::Feature,
     network::PodNetwork,
     operation::Operations,
     recovery::Findings,
@@ -65,6 +66,8 @@ pub(crate) struct Facts {
     /// Unix nanoseconds.
     pub(crate) started_at: i64,
     pub(crate) warnings: Vec<String>,
+    /// What the kernel has and lacks.
+    pub(crate) kernel: Vec<Feature>,
     /// What the start found without an owner and undid.
     pub(crate) undone: OnceLock<Findings>,
 }

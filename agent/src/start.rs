@@ -14,6 +14,7 @@ use crate::{
     container,
     error::Error,
     image::Images,
+    kernel,
     listen::{Progress, private_directory},
     network::PodNetwork,
     node::{Directories, Facts, Node, Parts, now},
@@ -47,6 +48,13 @@ pub(crate) async fn start(
     private_directory(&dirs.root)?;
     private_directory(&dirs.run)?;
     progress.doing("reading the records");
+    let layout = Layout::detect()?;
+    let root = std::fs::File::open(&dirs.root).context("opening the root directory")?;
+    let kernel = kernel::features(&layout, &root);
+    if let Some(problem) = kernel::problem(&kernel) {
+        bail!(problem);
+    }
+    kernel::tell(&kernel);
     let opened = Store::open(&dirs.root).map_err(Error::from).map_err(told)?;
     let mut warnings = Vec::new();
     if let Some(moved) = &opened.moved_aside {
@@ -91,10 +99,11 @@ pub(crate) async fn start(
             images,
         ),
         launcher: Launcher::new(program, &dirs.run),
-        layout: Layout::detect()?,
+        layout,
         facts: Facts {
             started_at: now(),
             warnings,
+            kernel,
             ..Facts::default()
         },
         metrics: telemetry.metrics(),

@@ -42,6 +42,5 @@ fn print(path: &Path, selection: Selection) -> io::Result<usize> {
     while log.step(&mut |line| printer.line(line))? {}
     log.finish(&mut |line| printer.line(line))?;
     printer.flush()?;
-    drop(printer);
     Ok(out.len() + err.len())
 }

@@ -2,9 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
+use berth_cgroup::{Pressure, Stall};
 use berth_proto::cri::{
     ContainerAttributes, ContainerFilter, ContainerStats, ContainerStatsFilter, CpuUsage,
-    FilesystemIdentifier, FilesystemUsage, MemoryUsage, SwapUsage, UInt64Value,
+    FilesystemIdentifier, FilesystemUsage, IoUsage, MemoryUsage, PsiData, PsiStats, SwapUsage,
+    UInt64Value,
 };
 
 use super::{Container, files};
@@ -70,6 +72,7 @@ fn of(node: &Node, container: &Container) -> ContainerStats {
     stats.cpu = Some(CpuUsage {
         timestamp,
         usage_core_nano_seconds: value(read.cpu_usage_ns),
+        psi: read.cpu_pressure.map(pressure),
         ..CpuUsage::default()
     });
     let limit = read.memory_limit;
@@ -81,7 +84,12 @@ fn of(node: &Node, container: &Container) -> ContainerStats {
         rss_bytes: value(read.memory_rss),
         page_faults: value(read.page_faults),
         major_page_faults: value(read.major_page_faults),
+        psi: read.memory_pressure.map(pressure),
         ..MemoryUsage::default()
+    });
+    stats.io = read.io_pressure.map(|read| IoUsage {
+        timestamp,
+        psi: Some(pressure(read)),
     });
     stats.swap = read.swap_usage.map(|used| SwapUsage {
         timestamp,
@@ -89,6 +97,20 @@ fn of(node: &Node, container: &Container) -> ContainerStats {
         swap_available_bytes: None,
     });
     stats
+}
+
+/// Nanoseconds and per cent, as a kubelet passes them on.
+fn pressure(read: Pressure) -> PsiStats {
+    let data = |stall: Stall| PsiData {
+        total: stall.total_ns,
+        avg10: stall.avg10,
+        avg60: stall.avg60,
+        avg300: stall.avg300,
+    };
+    PsiStats {
+        full: Some(data(read.full)),
+        some: Some(data(read.some)),
+    }
 }
 
 fn attributes(record: &ContainerRecord) -> ContainerAttributes {

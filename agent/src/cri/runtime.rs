@@ -10,7 +10,7 @@ use super::{
     deadline,
     version::{KUBELET_API, RUNTIME_API, RUNTIME_NAME, VERSION},
 };
-use crate::{container, node::Node, sandbox, store::MadeBy, streaming};
+use crate::{container, kernel, node::Node, sandbox, store::MadeBy, streaming};
 
 /// Serves the RuntimeService.
 #[derive(Clone, Debug)]
@@ -393,5 +393,11 @@ fn status_info(node: &Node) -> BTreeMap<String, String> {
         "shimSource": node.launcher.program().source().name(),
         "version": VERSION,
     });
-    BTreeMap::from([("config".to_owned(), config.to_string())])
+    BTreeMap::from([
+        ("config".to_owned(), config.to_string()),
+        (
+            "kernel".to_owned(),
+            kernel::json(&node.facts.kernel).to_string(),
+        ),
+    ])
 }

@@ -18,6 +18,7 @@ pub mod memfd;
 pub mod message;
 pub mod mount;
 pub mod namespace;
+pub mod probe;
 pub mod process;
 pub mod resolve;
 pub mod terminal;

@@ -97,6 +97,23 @@ fn show_node(node: &berth::InfoResponse) -> Outcome<()> {
     field("Root directory", &node.root_dir)?;
     field("Run directory", &node.run_dir)?;
     field("Shims start from", &node.shim_source)?;
+    let lacking: Vec<_> = node
+        .kernel_features
+        .iter()
+        .filter(|feature| !feature.present)
+        .collect();
+    if !node.kernel_features.is_empty() {
+        let count = node.kernel_features.len();
+        let there = count - lacking.len();
+        field(
+            "Kernel features",
+            &format!("{there} of {count} that Berth makes use of"),
+        )?;
+    }
+    for feature in lacking {
+        let since = format!("{} (Linux {})", feature.name, feature.since);
+        field("  without", &format!("{since}: {}", feature.instead))?;
+    }
     if node.ledger_undone > 0 {
         field(
             "Undone at start",

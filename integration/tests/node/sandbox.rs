@@ -249,3 +249,49 @@ async fn limits_are_written_below_the_pods_cgroup_parent() -> Result<()> {
     );
     shell.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pressure_is_told_where_the_kernel_measures_it() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let request = cri::StatusRequest { verbose: true };
+    let status = node.runtime()?.status(request).await?.into_inner();
+    let kernel: Vec<serde_json::Value> = serde_json::from_str(&status.info["kernel"])?;
+    let measured = kernel
+        .iter()
+        .any(|feature| feature["name"] == "pressure" && feature["present"] == true);
+    // Two that want the same half processor.
+    let config = pod::sandbox(node, "pressure");
+    let pod = node.run_pod(&config).await?;
+    let busy = "while :; do :; done & while :; do :; done";
+    let mut container = shell.container("main", busy);
+    pod::linux(&mut container).resources = Some(cri::LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 50_000,
+        ..Default::default()
+    });
+    let id = node.run(&pod, &container, &config).await?;
+    let read = || async {
+        let request = cri::ContainerStatsRequest {
+            container_id: id.clone(),
+        };
+        let stats = node.runtime()?.container_stats(request).await?.into_inner();
+        Ok::<_, anyhow::Error>(stats.stats.unwrap_or_default())
+    };
+    if measured {
+        let limit = std::time::Duration::from_secs(30);
+        let stats = berth_integration::wait::until("the pressure rises", limit, || async {
+            let stats = read().await?;
+            let some = stats.cpu.as_ref().and_then(|cpu| cpu.psi?.some);
+            Ok(some.is_some_and(|some| some.total > 0).then_some(stats))
+        })
+        .await?;
+        assert!(stats.memory.unwrap_or_default().psi.is_some());
+        assert!(stats.io.unwrap_or_default().psi.is_some());
+    } else {
+        let stats = read().await?;
+        assert!(stats.cpu.unwrap_or_default().psi.is_none());
+        assert!(stats.io.is_none());
+    }
+    shell.finish().await
+}

@@ -35,7 +35,22 @@ async fn the_node_is_ready_and_says_what_it_can() -> Result<()> {
         );
     }
     assert!(response.runtime_handlers.iter().any(|h| h.name.is_empty()));
-    assert!(!response.info.is_empty());
+    let kernel: Vec<serde_json::Value> = serde_json::from_str(&response.info["kernel"])?;
+    for feature in &kernel {
+        let name = feature["name"].as_str().unwrap_or_default();
+        assert!(
+            !name.is_empty() && feature["since"].is_string(),
+            "{feature}"
+        );
+        // What is not there is either done in another way or the agent would not be.
+        let present = feature["present"].as_bool().unwrap();
+        assert!(present || feature["instead"].is_string(), "{feature}");
+    }
+    let named = |name: &str| kernel.iter().find(|feature| feature["name"] == name);
+    assert_eq!(named("openat2").unwrap()["present"], true);
+    for name in ["cgroup-kill", "pressure", "overlay-layers-by-descriptor"] {
+        assert!(named(name).is_some(), "{name}: {kernel:?}");
+    }
     let config = node
         .runtime()?
         .runtime_config(cri::RuntimeConfigRequest {})
