@@ -85,7 +85,6 @@ fn of(node: &Node, container: &Container) -> ContainerStats {
         page_faults: value(read.page_faults),
         major_page_faults: value(read.major_page_faults),
         psi: read.memory_pressure.map(pressure),
-        ..MemoryUsage::default()
     });
     stats.io = read.io_pressure.map(|read| IoUsage {
         timestamp,
