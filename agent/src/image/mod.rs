@@ -209,5 +209,12 @@ pub(crate) fn convert(error: berth_image::Error) -> Error {
         K::Cancelled => Kind::Cancelled,
         K::Internal => Kind::Internal,
     };
-    Error::new(kind, "image").with_source(error)
+    let incomplete = error.kind() == K::Incomplete;
+    let error = Error::new(kind, "image").with_source(error);
+    match incomplete {
+        true => error.with_remedy(
+            "image.keep_blobs must be true in the node's configuration when it is pulled",
+        ),
+        false => error,
+    }
 }

@@ -115,28 +115,32 @@ pub(crate) async fn untag(
     let request = Request::new(Verb::Untag, key)
         .fingerprint(Fingerprint::of(&[&[how.remove.into(), how.force.into()]]))
         .deadline(deadline);
-    // Callers that join get the same answer: what one operation has taken away.
     let (node_in, image_id) = (node.clone(), id.clone());
-    let before = record.names.clone();
-    node.operations
+    let value = node
+        .operations
         .run(request, move |context| async move {
-            take(&node_in, &context, &id, name.as_deref(), how).await?;
-            Ok(Value::Done)
+            let taken = take(&node_in, &context, &id, name.as_deref(), how).await?;
+            // No name has a line feed.
+            Ok(Value::Id(format!(
+                "{}\n{}",
+                taken.removed,
+                taken.names.join("\n")
+            )))
         })
-        .await?;
-    let now = node.images.all().into_iter().find(|now| now.id == image_id);
-    let left = now
-        .as_ref()
-        .map(|now| now.names.clone())
-        .unwrap_or_default();
+        .await?
+        .into_id()?;
+    let mut lines = value.lines();
     Ok(Untagged {
         image_id,
-        names: before
-            .into_iter()
-            .filter(|name| !left.contains(name))
-            .collect(),
-        removed: now.is_none(),
+        removed: lines.next() == Some("true"),
+        names: lines.map(ToOwned::to_owned).collect(),
     })
+}
+
+/// What was taken away under the turn, so that others' changes are not among it.
+struct Taken {
+    names: Vec<String>,
+    removed: bool,
 }
 
 async fn take(
@@ -145,17 +149,22 @@ async fn take(
     id: &str,
     name: Option<&str>,
     how: Untag,
-) -> Result<()> {
+) -> Result<Taken> {
     context.enter(Phase::Record, "name")?;
+    let mut names;
     {
         let _turn = node.images.turn.lock().await;
         let mut record = recorded_now(node, id)?;
-        record.names = match name {
+        let left = match name {
             Some(name) => left_without(&record.names, name, how.remove),
             None => Vec::new(),
         };
+        names = std::mem::replace(&mut record.names, left);
+        names.retain(|name| !record.names.contains(name));
         if !how.remove || !record.names.is_empty() {
-            return put(node, record).await;
+            put(node, record).await?;
+            let removed = false;
+            return Ok(Taken { names, removed });
         }
         if !how.force {
             unused(node, id)?;
@@ -167,7 +176,9 @@ async fn take(
         node.images.drop_image(id);
     }
     context.enter(Phase::Delete, "")?;
-    collect(node).await.map(drop)
+    collect(node).await?;
+    let removed = true;
+    Ok(Taken { names, removed })
 }
 
 /// The names that stay. A repository's digests were written down when it was

@@ -82,7 +82,12 @@ async fn an_image_goes_to_another_registry_and_back_without_changing() -> Result
         mounted.err
     );
 
-    ok(&node, &["rmi", &from, &to, &second])?;
+    let gone = ok(&node, &["rmi", &from, &to, &second])?.out;
+    let mut told: Vec<_> = gone.lines().collect();
+    told.sort_unstable();
+    let all = told.len();
+    told.dedup();
+    assert_eq!(told.len(), all, "something went twice: {gone}");
     assert!(node.list_images().await?.is_empty());
     ok(&node, &["pull", &to])?;
     let digests = node

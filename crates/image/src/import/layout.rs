@@ -62,7 +62,14 @@ impl Import<'_> {
                 continue;
             }
             let names = names(child);
-            images.push((self.layout_image(source, child)?, names));
+            // An image with several names has an entry for each.
+            let known: Option<&mut Imported> = images
+                .iter_mut()
+                .find(|(image, _): &&mut Imported| image.named == child.digest);
+            match known {
+                Some((_, all)) => all.extend(names),
+                None => images.push((self.layout_image(source, child)?, names)),
+            }
         }
         if images.is_empty() {
             // Says what there is instead.
