@@ -10,6 +10,7 @@ mod bad_input;
 mod client_crictl;
 mod client_ctl;
 mod client_python;
+mod client_terminal;
 mod exec;
 mod exit;
 mod failpoints;
