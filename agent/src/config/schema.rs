@@ -281,9 +281,13 @@ fn telemetry(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         "log_format",
         &mut telemetry.log_format,
         |text: String| match text.as_str() {
+            "auto" => Ok(LogFormat::Auto),
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
-            other => Err(format!("{other:?}; allowed: \"text\", \"json\"")),
+            "journald" => Ok(LogFormat::Journald),
+            other => Err(format!(
+                "{other:?}; allowed: \"auto\", \"text\", \"json\", \"journald\""
+            )),
         },
     );
     section.read(file, "log_level", &mut telemetry.log_level, log_level);

@@ -20,7 +20,7 @@ impl Default for TelemetryConfig {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9640)),
-            log_format: LogFormat::Text,
+            log_format: LogFormat::Auto,
             log_level: "info".to_owned(),
         }
     }
@@ -29,8 +29,12 @@ impl Default for TelemetryConfig {
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogFormat {
+    /// For the journal if standard error goes there, else for people.
+    Auto,
     /// For people.
     Text,
     /// One JSON object per line.
     Json,
+    /// To systemd's journal, with fields.
+    Journald,
 }

@@ -8,7 +8,11 @@ use tracing_subscriber::{
     registry::LookupSpan, reload, util::SubscriberInitExt as _,
 };
 
-use super::{lines::Fields, records::Records};
+use super::{
+    journal::{self, Journal},
+    lines::Fields,
+    records::Records,
+};
 use crate::config::{LogFormat, TelemetryConfig};
 
 /// What libraries say about themselves below these levels is noise even to who
@@ -108,8 +112,18 @@ where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
     let lines = fmt::layer().with_writer(std::io::stderr);
+    let native = match format {
+        LogFormat::Auto => journal::is_standard_error(),
+        LogFormat::Journald => true,
+        LogFormat::Text | LogFormat::Json => false,
+    };
+    // Without a journal the lines go where they would have gone: they are wanted
+    // most when a node is half up.
+    if native && let Ok(journal) = Journal::connect() {
+        return journal.boxed();
+    }
     match format {
-        LogFormat::Text => lines
+        LogFormat::Auto | LogFormat::Text | LogFormat::Journald => lines
             .fmt_fields(Fields)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)

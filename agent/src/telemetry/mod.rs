@@ -1,6 +1,7 @@
 //! What the agent tells about itself: logs, metrics and traces.
 //!
-//! - Logs go to standard error, as text or JSON, with the trace's ids.
+//! - Logs go to standard error, as text or JSON, or with fields to the journal,
+//!   with the trace's ids.
 //! - [`Metrics`] is one set of instruments, scraped as Prometheus or OpenMetrics
 //!   and, where OTLP is on, recorded into an OpenTelemetry meter as well.
 //! - [`rpc`] makes a span and a measurement of every gRPC call, [`phases`] of
@@ -12,6 +13,7 @@
 
 mod exposition;
 mod instruments;
+mod journal;
 mod lines;
 mod logs;
 mod metrics;
