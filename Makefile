@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: build demo test test-v2 fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: build demo test test-v2 test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -55,6 +55,11 @@ test-v2: build
 	@integration/tools.sh test
 	@integration/tools.sh vm
 	@integration/vm/test.sh
+
+## test-units: the systemd units, in an emulated guest whose PID 1 is systemd
+test-units: build
+	@integration/tools.sh demo
+	@integration/vm/units.sh
 
 ## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some
 fuzz:

@@ -1,9 +1,11 @@
 //! What clients hear before the agent can serve.
 //!
 //! The socket is there from the first moment, so that nobody takes a recovering
-//! agent for one that is gone. Until the gate opens every call is answered
-//! `Unavailable` with what the agent is doing, except `Version`, which waits: a
-//! kubelet exits if its first `Version` fails, and repeats everything else.
+//! agent for one that is gone. Until the gate opens a call is held for a moment,
+//! since whoever has just woken the agent by its socket should not be told to try
+//! again, and then answered `Unavailable` with what the agent is doing. `Version`
+//! is held for longer: a kubelet exits if its first one fails, and repeats
+//! everything else.
 
 use std::{
     convert::Infallible,
@@ -18,9 +20,10 @@ use tokio::sync::watch;
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
-/// How long `Version` waits: several times what recovery is allowed to take, and
-/// less than the patience of any client.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call is held: what recovery is allowed to take.
+const HELD: Duration = Duration::from_secs(1);
+/// How long `Version` is: several times that, and less than the patience of any client.
+const VERSION_HELD: Duration = Duration::from_secs(10);
 
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
 
@@ -110,13 +113,10 @@ impl Service<Request<Body>> for Gate {
         if let Some(mut routes) = opened {
             return Box::pin(routes.call(request));
         }
-        if path != VERSION {
-            let refusal = self.refusal();
-            return Box::pin(async move { Ok(refusal) });
-        }
+        let held = if path == VERSION { VERSION_HELD } else { HELD };
         let mut gate = self.clone();
         Box::pin(async move {
-            let opened = tokio::time::timeout(PATIENCE, gate.open.wait_for(Option::is_some));
+            let opened = tokio::time::timeout(held, gate.open.wait_for(Option::is_some));
             let opened = match opened.await {
                 Ok(Ok(routes)) => routes.clone(),
                 Ok(Err(_)) | Err(_) => None,

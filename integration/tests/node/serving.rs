@@ -125,7 +125,7 @@ async fn health_is_told_over_http() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_recovers_says_so_and_keeps_version_waiting() -> Result<()> {
     let mut node = Node::prepare("")?;
-    node.spawn(&[("BERTH_FAILPOINTS", "recover.recover.images=delay(2000)")])?;
+    node.spawn(&[("BERTH_FAILPOINTS", "recover.recover.images=delay(3000)")])?;
     let there = || async { Ok(std::os::unix::net::UnixStream::connect(node.socket()).ok()) };
     wait::until("the socket is there", Duration::from_secs(20), there).await?;
     let refused = node
