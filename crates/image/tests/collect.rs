@@ -1,5 +1,10 @@
 //! Deletion beside pulls and imports.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "functions beside the tests are tests too"
+)]
+
 mod ground;
 
 use std::{

@@ -1,5 +1,10 @@
 //! Transfers that break, and those that share their bytes.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "functions beside the tests are tests too"
+)]
+
 mod ground;
 
 use std::time::Duration;

@@ -1,5 +1,10 @@
 //! Disks that are too small.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "functions beside the tests are tests too"
+)]
+
 mod ground;
 
 use std::{fs::File, io::Write as _, path::PathBuf};
