@@ -55,12 +55,17 @@ trap 'rm -rf "$work"' EXIT
 # seldom do, and their configuration is not ours to change.
 sources() {
     command -v apt-get >/dev/null || fail "this is not Debian: the images are made from its packages"
-    # shellcheck disable=SC2016  # apt's own variables
-    apt-get indextargets --format '$(IDENTIFIER) $(REPO_URI) $(RELEASE) $(COMPONENT)' |
-        awk '$1 == "Packages" { print "deb", $2, $3, $4; print "deb-src", $2, $3, $4 }' |
-        sort -u >"$work/sources.list"
+    # On a bare machine apt has not looked yet, and then names no places.
+    [ -n "$(places)" ] || quiet update apt-get update
+    places >"$work/sources.list"
+    [ -s "$work/sources.list" ] || fail "apt knows of no place with packages"
     mkdir -p "$work/lists/partial"
     quiet apt apt_get update
+}
+places() {
+    # shellcheck disable=SC2016  # apt's own variables
+    apt-get indextargets --format '$(IDENTIFIER) $(REPO_URI) $(RELEASE) $(COMPONENT)' |
+        awk '$1 == "Packages" { print "deb", $2, $3, $4; print "deb-src", $2, $3, $4 }' | sort -u
 }
 apt_get() {
     apt-get -qq -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=- \
