@@ -47,3 +47,23 @@ async fn a_pulled_image_has_its_layers_uppermost_first_and_its_configuration() {
     assert_eq!(upper["etc/new"], "file \"new\" 644 0:0");
     assert!(store.usage().unwrap().bytes > 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_may_be_compressed_with_zstd_in_several_frames() {
+    let (scratch, registry) = (Scratch::new(), Registry::start().await);
+    let archive = base();
+    let (front, back) = archive.split_at(archive.len() / 2);
+    let frames = [front, back].map(|part| zstd::encode_all(part, 3).unwrap());
+    let plain = Image::new(std::slice::from_ref(&archive));
+    let image = Image::of(plain.config, vec![frames.concat()]);
+    registry.image("a", "zstd", &image);
+    let store = scratch.store();
+    let stored = pull(&store, request(&registry.reference("a:zstd")))
+        .await
+        .unwrap();
+    let listing = ground::listing(&store.path().join(&stored.layers[0]));
+    assert_eq!(listing["etc/shadow"], "file \"secret\" 640 5:0");
+    // The same bytes as they came, so that they can be pushed under their digest.
+    let digest = berth_image::Digest::of(&image.layers[0]);
+    assert_eq!(store.blob(&digest).unwrap().unwrap(), image.layers[0]);
+}

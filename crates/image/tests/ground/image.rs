@@ -35,8 +35,11 @@ impl Image {
         let described: Vec<_> = layers
             .iter()
             .map(|layer| {
-                let gzip = layer.starts_with(&[0x1f, 0x8b]);
-                let suffix = if gzip { "+gzip" } else { "" };
+                let suffix = match layer.get(..4) {
+                    Some([0x1f, 0x8b, ..]) => "+gzip",
+                    Some([0x28, 0xb5, 0x2f, 0xfd]) => "+zstd",
+                    _ => "",
+                };
                 serde_json::json!({
                     "mediaType": format!("application/vnd.oci.image.layer.v1.tar{suffix}"),
                     "digest": Digest::of(layer),
