@@ -3,7 +3,11 @@
 //! The code that does without tries and falls back by itself; this table is for
 //! people, who find here why two nodes differ. It is made once, at the start.
 
-use std::{fs, os::fd::AsFd};
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use berth_cgroup::Layout;
 use berth_proto::berth::v1::KernelFeature;
@@ -48,13 +52,14 @@ pub(crate) fn features(layout: &Layout, dir: impl AsFd) -> Vec<Feature> {
         optional(
             "cgroup-kill",
             "5.14",
-            has_group_file(layout, "cgroup.kill"),
+            has_group_file(layout, "cgroup.kill", (5, 14)),
             "the processes of a group are signalled one by one until none is left",
         ),
         optional(
             "pressure",
             "4.20",
-            has_group_file(layout, "cpu.pressure"),
+            fs::read("/proc/pressure/cpu").is_ok()
+                && has_group_file(layout, "cpu.pressure", (4, 20)),
             "statistics say nothing of pressure; the kernel's option psi=1 may bring it",
         ),
         optional(
@@ -145,17 +150,25 @@ pub(crate) fn json(features: &[Feature]) -> serde_json::Value {
         .collect()
 }
 
-/// Whether groups of the v2 hierarchy have the file `name`. The root has fewer than
-/// others, so any group below it is asked; where there is none yet the answer is no.
-fn has_group_file(layout: &Layout, name: &str) -> bool {
+/// Whether groups of the v2 hierarchy have the file `name`, which came with `since`.
+/// The root has fewer files than others, so the groups below it are asked; the
+/// release counts where there is none yet.
+fn has_group_file(layout: &Layout, name: &str, since: (u32, u32)) -> bool {
     let Some(v2) = layout.hierarchies().iter().find(|one| one.v2) else {
         return false;
     };
-    fs::read_dir(&v2.mount)
+    let has = |group: &Path| group.join(name).exists();
+    let groups: Vec<PathBuf> = fs::read_dir(&v2.mount)
         .into_iter()
         .flatten()
         .flatten()
-        .any(|entry| entry.path().join(name).exists())
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    if groups.is_empty() {
+        return has(&v2.mount) || release().is_some_and(|release| release >= since);
+    }
+    groups.iter().any(|group| has(group))
 }
 
 /// Version and patch level of the running kernel.
