@@ -59,6 +59,7 @@ test-v2: build
 ## test-units: the systemd units, in an emulated guest whose PID 1 is systemd
 test-units: build
 	@integration/tools.sh demo
+	@integration/tools.sh vm
 	@integration/vm/units.sh
 
 ## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some
