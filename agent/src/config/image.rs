@@ -12,6 +12,8 @@ pub(crate) struct ImageConfig {
     pub(crate) tls_registries: Vec<String>,
     /// PEM files with authorities to trust besides the system's.
     pub(crate) extra_ca: Vec<PathBuf>,
+    /// Directories of `hosts.toml`, one directory in them per registry.
+    pub(crate) hosts_dirs: Vec<PathBuf>,
     /// The platform to choose from an index; the node's own by default.
     pub(crate) platform: Option<Platform>,
     /// Most bytes that an image may come to when unpacked, against bombs. Each
@@ -63,6 +65,9 @@ impl Default for ImageConfig {
             insecure_registries: Vec::new(),
             tls_registries: Vec::new(),
             extra_ca: Vec::new(),
+            hosts_dirs: ["/etc/berth/hosts.d", "/etc/containerd/certs.d"]
+                .map(PathBuf::from)
+                .into(),
             platform: None,
             max_image_bytes: 64 << 30,
             push_chunk_bytes: 64 << 20,

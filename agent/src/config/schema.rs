@@ -156,15 +156,8 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         hosts,
     );
     section.read(file, "tls_registries", &mut image.tls_registries, hosts);
-    section.read(
-        file,
-        "extra_ca",
-        &mut image.extra_ca,
-        |files: Vec<PathBuf>| match files.iter().find(|file| !file.is_absolute()) {
-            Some(file) => Err(format!("{}: the path must be absolute", file.display())),
-            None => Ok(files),
-        },
-    );
+    section.read(file, "extra_ca", &mut image.extra_ca, absolute);
+    section.read(file, "hosts_dirs", &mut image.hosts_dirs, absolute);
     section.read(file, "platform", &mut image.platform, |text: String| {
         let platform: Platform = text.parse().map_err(|()| {
             format!("{text:?}; allowed: OS/ARCHITECTURE[/VARIANT], such as \"linux/arm64\"")
@@ -194,6 +187,13 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         },
     );
     section.finish(file);
+}
+
+fn absolute(paths: Vec<PathBuf>) -> Result<Vec<PathBuf>, String> {
+    match paths.iter().find(|path| !path.is_absolute()) {
+        Some(path) => Err(format!("{}: the path must be absolute", path.display())),
+        None => Ok(paths),
+    }
 }
 
 fn hosts(given: Vec<String>) -> Result<Vec<String>, String> {

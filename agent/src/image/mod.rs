@@ -204,7 +204,7 @@ pub(crate) fn convert(error: berth_image::Error) -> Error {
         K::RateLimited | K::TooLarge | K::NoSpace => Kind::ResourceExhausted,
         K::DataLoss => Kind::DataLoss,
         K::InvalidImage | K::Unsupported => Kind::InvalidArgument,
-        K::Incomplete => Kind::FailedPrecondition,
+        K::Incomplete | K::Configuration => Kind::FailedPrecondition,
         K::Timeout => Kind::DeadlineExceeded,
         K::Cancelled => Kind::Cancelled,
         K::Internal => Kind::Internal,

@@ -1,6 +1,6 @@
 //! The library's settings from the agent's configuration.
 
-use berth_image::{Limits, Platform, Registries, Settings};
+use berth_image::{Limits, Platform, Proxies, Registries, Settings};
 
 use crate::config::{Config, Reserve};
 
@@ -12,6 +12,8 @@ impl Config {
                 plain_http: self.image.insecure_registries.clone(),
                 tls: self.image.tls_registries.clone(),
                 extra_ca: self.image.extra_ca.clone(),
+                hosts_dirs: self.image.hosts_dirs.clone(),
+                proxies: Proxies::from_env(),
             },
             limits: self.image_limits(),
             keep_blobs: self.image.keep_blobs,

@@ -32,6 +32,8 @@ pub enum Kind {
     Unsupported,
     /// Parts of the image are not kept here; pulling it again brings them back.
     Incomplete,
+    /// What this node is told about registries, or the lack of it, stands in the way.
+    Configuration,
     /// More than a limit allows.
     TooLarge,
     /// The disk is full.
@@ -206,6 +208,8 @@ impl Error {
 
 fn registry(error: &RegistryError) -> Kind {
     match error {
+        RegistryError::Mirrors { source, .. } => registry(source),
+        RegistryError::Hosts { .. } | RegistryError::NoHost { .. } => Kind::Configuration,
         RegistryError::UnknownHost { .. } => Kind::UnknownHost,
         RegistryError::Connection { .. } | RegistryError::Status { .. } => Kind::Unavailable,
         RegistryError::Stalled { .. } => Kind::Timeout,
@@ -220,7 +224,7 @@ fn registry(error: &RegistryError) -> Kind {
         RegistryError::RateLimited { .. } => Kind::RateLimited,
         RegistryError::TooLarge { .. } => Kind::TooLarge,
         RegistryError::Refused { .. } => Kind::Unsupported,
-        RegistryError::Setup { .. } => Kind::Internal,
+        RegistryError::Setup { .. } => Kind::Configuration,
     }
 }
 

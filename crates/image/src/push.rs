@@ -15,7 +15,7 @@ use crate::{
     document::Descriptor,
     name::{Digest, Hasher, Reference},
     registry::{
-        Auth, Authorization, RegistryError, Session,
+        Action, Auth, RegistryError, Session, Shared,
         push::{Source, Told, Upload},
     },
     store::{Inner, Store},
@@ -135,7 +135,7 @@ struct Push {
 struct Target {
     reference: Reference,
     auth: Auth,
-    authorization: Arc<Authorization>,
+    shared: Arc<Shared>,
     contents: Contents,
     gate: Semaphore,
     chunk: u64,
@@ -167,7 +167,7 @@ impl Push {
         let target = Arc::new(Target {
             reference: request.reference,
             auth: request.auth.unwrap_or_default(),
-            authorization: Arc::default(),
+            shared: Arc::default(),
             contents,
             gate: Semaphore::new(BLOBS_AT_ONCE),
             chunk: request.chunk,
@@ -212,7 +212,8 @@ impl Target {
             &store.clients,
             &self.reference,
             self.auth.clone(),
-            Arc::clone(&self.authorization),
+            Arc::clone(&self.shared),
+            Action::Push,
         );
         session.map_err(|source| self.failed("the session".to_owned(), source))
     }

@@ -15,7 +15,7 @@ use crate::{
     Error, Kind,
     document::Descriptor,
     name::{Digest, Reference},
-    registry::{Auth, Authorization, RegistryError, Session},
+    registry::{Action, Auth, RegistryError, Session, Shared},
     store::{Inner, Partial, layer_key},
     unpack::{Expected, Keep, receive, unpack},
 };
@@ -30,8 +30,8 @@ pub(super) struct Target {
     pub(super) store: Arc<Inner>,
     pub(super) reference: Reference,
     auth: Auth,
-    /// What the registry accepted last; one token serves all layers.
-    authorization: Arc<Authorization>,
+    /// Hosts and what they accepted last; one token serves all layers.
+    shared: Arc<Shared>,
 }
 
 impl Target {
@@ -40,7 +40,7 @@ impl Target {
             store: Arc::clone(store),
             reference,
             auth,
-            authorization: Arc::default(),
+            shared: Arc::default(),
         }
     }
 
@@ -49,7 +49,8 @@ impl Target {
             &self.store.clients,
             &self.reference,
             self.auth.clone(),
-            Arc::clone(&self.authorization),
+            Arc::clone(&self.shared),
+            Action::Pull,
         )?)
     }
 }
@@ -208,7 +209,7 @@ impl LayerJob {
         sender: &mpsc::Sender<Part>,
     ) -> Result<(), Error> {
         let session = self.target.session()?;
-        let mut blob = session.blob(&self.layer, from)?;
+        let mut blob = session.blob(&self.layer, from);
         let (mut fetched, mut reported) = (from, from);
         while let Some(chunk) = blob.next().await? {
             fetched += chunk.len() as u64;

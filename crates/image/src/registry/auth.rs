@@ -10,12 +10,17 @@ use serde::Deserialize;
 
 use super::{
     RegistryError,
-    http::{Clients, read_capped},
+    guard::Inner,
+    hosts::Host,
+    http::{self, Clients, host, read_capped},
     origin::{is_loopback, may_see_credentials, same_origin},
+    token::Purpose,
 };
 
-/// A token is a few kilobytes; more is not one.
-const TOKEN_MAX: u64 = 256 << 10;
+/// A token is a few kilobytes; more does not fit into a header of any server.
+const TOKEN_MAX: usize = 16 << 10;
+/// An answer may hold the token twice, a refresh token, and words around them.
+const ANSWER_MAX: u64 = 256 << 10;
 
 /// Credentials for one registry; empty strings count as absent.
 #[derive(Clone, Default)]
@@ -165,23 +170,41 @@ fn parameter_value(text: &str) -> (String, &str) {
     (value, "")
 }
 
+/// The scope of a pull. What a registry asks for is believed only where it is about this
+/// repository, which some know by a longer name, and never for more than reading.
+pub(super) fn pull_scope(asked: Option<&str>, repository: &str) -> String {
+    let own = |name: &&str| {
+        let rest = name.strip_suffix(repository);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+    };
+    let name = asked
+        .filter(|scope| !scope.contains([' ', '\t']))
+        .and_then(|scope| scope.strip_prefix("repository:")?.rsplit_once(':'))
+        .map(|(name, _)| name)
+        .filter(own);
+    format!("repository:{}:pull", name.unwrap_or(repository))
+}
+
 #[derive(Deserialize)]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
+    expires_in: Option<u64>,
 }
 
-/// Gets an access token for `repository` as `realm` wants it; anonymous where
-/// the credentials must not be shown to `realm`.
+/// Gets an access token for a repository of `home` as `realm` wants it; anonymous where
+/// the credentials must not be shown to `realm`. The token that was `refused` is not
+/// given again.
 pub(super) async fn fetch_token(
     clients: &Clients,
-    registry: &Url,
-    repository: &str,
+    home: &Host,
+    (repository, rejected): (&str, Option<&HeaderValue>),
     auth: &Auth,
     challenge: (&str, Option<&str>, Option<&str>),
 ) -> Result<HeaderValue, RegistryError> {
     let (realm, service, scope) = challenge;
-    let host = registry.host_str().unwrap_or_default().to_owned();
+    let registry = &home.base;
+    let host = host(registry);
     let refused = |why: String| RegistryError::Refused {
         host: host.clone(),
         why,
@@ -189,6 +212,7 @@ pub(super) async fn fetch_token(
     let short: String = realm.chars().take(200).collect();
     let realm = Url::parse(realm)
         .ok()
+        .filter(|realm| realm.host_str().is_some())
         .ok_or_else(|| refused(format!("names {short:?} as token service, which is no URL")))?;
     // A service on plain HTTP is believed only where the registry itself is, on this machine.
     let plain = realm.scheme() == "http"
@@ -199,10 +223,28 @@ pub(super) async fn fetch_token(
             "sends to a token service without TLS ({short}), which is not followed"
         )));
     }
+    if let Some(why) = Inner::forbidden(registry, &realm) {
+        return Err(refused(format!(
+            "sends to a token service at {short}, {why}"
+        )));
+    }
     let pull = format!("repository:{repository}:pull");
     let scope = scope.unwrap_or(&pull);
     let trusted = may_see_credentials(registry, &realm);
-    let mut request = match given(&auth.identity_token).filter(|_| trusted) {
+    let nobody = Auth::default();
+    let auth = if trusted { auth } else { &nobody };
+    let purpose = Purpose::new(
+        registry.as_str(),
+        realm.as_str(),
+        service.unwrap_or(""),
+        scope,
+        auth,
+    );
+    if let Some(token) = clients.tokens.get(&purpose, rejected) {
+        return Ok(token);
+    }
+    let client = clients.client(home, &realm)?;
+    let request = match given(&auth.identity_token) {
         Some(token) => {
             let mut form = Url::parse("form:?")
                 .ok()
@@ -213,8 +255,7 @@ pub(super) async fn fetch_token(
                 .append_pair("client_id", "berth")
                 .append_pair("scope", scope)
                 .append_pair("refresh_token", token);
-            clients
-                .for_url(&realm)?
+            client
                 .post(realm.clone())
                 .header("content-type", "application/x-www-form-urlencoded")
                 .body(form.query().unwrap_or("").to_owned())
@@ -228,12 +269,13 @@ pub(super) async fn fetch_token(
             if !scope.is_empty() {
                 url.query_pairs_mut().append_pair("scope", scope);
             }
-            clients.for_url(&realm)?.get(url)
+            let request = client.get(url);
+            match auth.user() {
+                Some((user, password)) => request.basic_auth(user, Some(password)),
+                None => request,
+            }
         }
     };
-    if let Some((user, password)) = auth.user().filter(|_| trusted) {
-        request = request.basic_auth(user, Some(password));
-    }
     let answer = clients.send(request, &realm, "a token").await?;
     let status = answer.status();
     if !status.is_success() {
@@ -244,22 +286,33 @@ pub(super) async fn fetch_token(
                 who: auth.who(),
                 hint: "its token service refused; check user name and password",
             },
-            429 => RegistryError::RateLimited { host },
+            429 => RegistryError::RateLimited {
+                host,
+                seconds: None,
+            },
             status => RegistryError::Status {
-                host: realm.host_str().unwrap_or_default().to_owned(),
+                host: http::host(&realm),
                 status,
                 what: "a token".to_owned(),
             },
         });
     }
-    let body = read_capped(answer, &realm, "a token", TOKEN_MAX).await?;
+    let body = read_capped(answer, &realm, "a token", ANSWER_MAX).await?;
     let answer: TokenAnswer = serde_json::from_slice(&body)
         .ok()
         .ok_or_else(|| refused("has a token service that does not answer in JSON".to_owned()))?;
     let token = given(&answer.token).or(given(&answer.access_token));
     let token = token.ok_or_else(|| refused("has a token service that gives none".to_owned()))?;
-    bearer(token)
-        .ok_or_else(|| refused("has a token service that gives a malformed one".to_owned()))
+    if token.len() > TOKEN_MAX {
+        let bytes = token.len();
+        return Err(refused(format!(
+            "has a token service that gives one of {bytes} bytes; at most {TOKEN_MAX} are allowed"
+        )));
+    }
+    let token = bearer(token)
+        .ok_or_else(|| refused("has a token service that gives a malformed one".to_owned()))?;
+    clients.tokens.put(purpose, &token, answer.expires_in);
+    Ok(token)
 }
 
 /// `Bearer TOKEN`, kept out of debug output.
@@ -302,6 +355,31 @@ mod tests {
             parse_challenges(r#"Bearer realm="a\"b"#),
             [bearer("a\"b", None, None)]
         );
+    }
+
+    #[test]
+    fn a_pull_asks_to_read_its_own_repository_and_for_nothing_else() {
+        for (asked, expect) in [
+            (None, "repository:a/b:pull"),
+            (Some("repository:a/b:pull"), "repository:a/b:pull"),
+            (
+                Some("repository:a/b:pull,push,delete"),
+                "repository:a/b:pull",
+            ),
+            (
+                Some("repository:proxy/a/b:pull"),
+                "repository:proxy/a/b:pull",
+            ),
+            (Some("repository:xa/b:pull"), "repository:a/b:pull"),
+            (Some("repository:other:pull"), "repository:a/b:pull"),
+            (Some("registry:catalog:*"), "repository:a/b:pull"),
+            (
+                Some("repository:other:push repository:a/b:pull"),
+                "repository:a/b:pull",
+            ),
+        ] {
+            assert_eq!(pull_scope(asked, "a/b"), expect, "{asked:?}");
+        }
     }
 
     #[test]

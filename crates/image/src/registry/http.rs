@@ -1,27 +1,40 @@
 //! Requests with deadlines, and redirects that do not carry secrets along.
 
-use std::{error::Error as _, sync::Arc, sync::OnceLock, time::Duration};
+use std::{
+    error::Error as _,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use reqwest::{
     Client, RequestBuilder, Response, Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION},
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
 use super::{
     RegistryError, SILENCE_MAX,
-    origin::{Registries, is_loopback, same_origin},
+    dead::Dead,
+    guard::{Guard, Inner},
+    hosts::{Host, Transport},
+    origin::{Registries, is_loopback, may_see_credentials, same_host, same_origin},
+    tls::{self, NodeRoots},
+    token::Tokens,
 };
 
 /// TCP and TLS handshake together; an unreachable host is known by then.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// As [`CONNECT_MAX`] for a mirror, which is only a short cut.
+const MIRROR_CONNECT_MAX: Duration = Duration::from_secs(1);
 /// Storage behind registries takes its time to the first byte.
 const HEADERS_MAX: Duration = Duration::from_secs(30);
 /// The distribution specification needs one or two; more is a loop.
 const REDIRECTS_MAX: usize = 5;
 /// Connections kept for the next request of the same pull.
 const IDLE_MAX: Duration = Duration::from_secs(20);
+/// Kinds of connections kept ready; a node talks to a handful of registries.
+const CLIENTS_MAX: usize = 16;
 
 const USER_AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
 
@@ -29,16 +42,37 @@ const USER_AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug)]
 pub(crate) struct Clients {
     registries: Registries,
-    plain: OnceLock<Client>,
-    tls: OnceLock<Client>,
+    roots: NodeRoots,
+    /// Least recently used first.
+    made: Mutex<Vec<(Way, Client)>>,
+    pub(super) dead: Dead,
+    pub(super) tokens: Tokens,
+}
+
+/// How a connection is made; files count with their age, so that a renewed
+/// certificate is noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Way {
+    tls: bool,
+    guarded: bool,
+    connect: Duration,
+    transport: Transport,
+    ages: Vec<Option<(SystemTime, u64)>>,
+}
+
+fn age(file: &Path) -> Option<(SystemTime, u64)> {
+    let meta = file.metadata().ok()?;
+    Some((meta.modified().ok()?, meta.len()))
 }
 
 impl Clients {
     pub(crate) fn new(registries: Registries) -> Self {
         Self {
             registries,
-            plain: OnceLock::new(),
-            tls: OnceLock::new(),
+            roots: NodeRoots::default(),
+            made: Mutex::default(),
+            dead: Dead::default(),
+            tokens: Tokens::default(),
         }
     }
 
@@ -46,65 +80,87 @@ impl Clients {
         &self.registries
     }
 
-    /// The client for a URL's scheme. The one for TLS is made at first use: it
-    /// holds all certificate authorities of the node in memory.
-    pub(super) fn for_url(&self, url: &Url) -> Result<&Client, RegistryError> {
+    /// The client for `url`, to which a request to `host` has led. What `host` is
+    /// trusted with, others are not.
+    pub(super) fn client(&self, host: &Host, url: &Url) -> Result<Client, RegistryError> {
+        let own = same_origin(&host.base, url);
+        let transport = if own || same_host(&host.base, url) {
+            host.transport.clone()
+        } else if may_see_credentials(&host.base, url) {
+            Transport {
+                ca: host.transport.ca.clone(),
+                ..Transport::default()
+            }
+        } else {
+            Transport::default()
+        };
+        let connect = match (own, host.transport.dial) {
+            (true, Some(dial)) => dial,
+            (true, None) if host.mirror => MIRROR_CONNECT_MAX,
+            _ => CONNECT_MAX,
+        };
         let tls = url.scheme() == "https";
-        let cell = if tls { &self.tls } else { &self.plain };
-        if let Some(client) = cell.get() {
+        let files = transport.client.iter().flat_map(|pair| {
+            let key = pair.key.as_deref();
+            [Some(pair.certificate.as_path()), key]
+        });
+        let files = files.flatten().chain(transport.ca.iter().map(|ca| &**ca));
+        let way = Way {
+            tls,
+            guarded: !own && !is_loopback(&host.base),
+            connect,
+            ages: files.map(age).collect(),
+            transport: if tls {
+                transport.clone()
+            } else {
+                Transport::default()
+            },
+        };
+        if let Some(client) = self.ready(&way) {
             return Ok(client);
         }
-        let setup = |error: reqwest::Error| RegistryError::Setup {
-            why: error.to_string(),
+        let client = self.make(&way)?;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if made.len() >= CLIENTS_MAX {
+            made.remove(0);
+        }
+        made.push((way, client.clone()));
+        Ok(client)
+    }
+
+    fn ready(&self, way: &Way) -> Option<Client> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = made.iter().position(|(other, _)| other == way)?;
+        let found = made.remove(at);
+        let client = found.1.clone();
+        made.push(found);
+        Some(client)
+    }
+
+    fn make(&self, way: &Way) -> Result<Client, RegistryError> {
+        // Without TLS the node's authorities need not be read.
+        let tls = match way.tls {
+            true => tls::config(&self.roots, &self.registries.extra_ca, &way.transport)?,
+            false => tls::none()?,
         };
+        let proxies = self.registries.proxies.clone();
+        let proxy = reqwest::Proxy::custom(move |url| proxies.of(url).ok().flatten().cloned());
         let mut builder = Client::builder()
             .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_MAX)
+            .connect_timeout(way.connect)
             .pool_idle_timeout(IDLE_MAX)
             .referer(false)
             // Ours decide what a redirect may take along.
-            .redirect(reqwest::redirect::Policy::none());
-        builder = builder.tls_backend_preconfigured(self.tls_config(tls)?);
-        if !tls {
-            // Plain HTTP is for this machine and listed neighbours, not for a proxy to read.
-            builder = builder.no_proxy();
+            .redirect(reqwest::redirect::Policy::none())
+            // Replaces the environment's, which is understood differently there.
+            .proxy(proxy)
+            .tls_backend_preconfigured(tls);
+        if way.guarded {
+            builder = builder.dns_resolver(Guard);
         }
-        let client = builder.build().map_err(setup)?;
-        Ok(cell.get_or_init(|| client))
-    }
-
-    fn tls_config(&self, wanted: bool) -> Result<ClientConfig, RegistryError> {
-        let setup = |why: String| RegistryError::Setup { why };
-        let mut roots = RootCertStore::empty();
-        if wanted {
-            let native = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(native.certs);
-            for file in &self.registries.extra_ca {
-                let pem = std::fs::read(file)
-                    .map_err(|error| setup(format!("{}: {error}", file.display())))?;
-                for certificate in pem_certificates(&pem) {
-                    let certificate = certificate
-                        .map_err(|error| setup(format!("{}: {error}", file.display())))?;
-                    roots
-                        .add(certificate)
-                        .map_err(|error| setup(format!("{}: {error}", file.display())))?;
-                }
-            }
-            if roots.is_empty() {
-                return Err(setup(
-                    "the node has no certificate authorities; install ca-certificates".to_owned(),
-                ));
-            }
-        }
-        // Passed by value: a process-wide default could be set twice and would panic.
-        let provider = Arc::new(ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| setup(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        builder.build().map_err(|error| RegistryError::Setup {
+            why: error.to_string(),
+        })
     }
 
     /// Sends one request, following nothing.
@@ -112,31 +168,39 @@ impl Clients {
         &self,
         request: RequestBuilder,
         url: &Url,
-        what: &'static str,
+        what: &str,
     ) -> Result<Response, RegistryError> {
+        if let Err(variable) = self.registries.proxies.of(url) {
+            return Err(RegistryError::Setup {
+                why: format!("{variable} in the agent's environment is not the URL of a proxy"),
+            });
+        }
         match tokio::time::timeout(HEADERS_MAX, request.send()).await {
-            Ok(answer) => answer.map_err(|error| transport(url, error)),
+            Ok(answer) => answer.map_err(|error| transport(url, what, error)),
             Err(_) => Err(RegistryError::Stalled {
                 host: host(url),
-                what,
+                what: what.to_owned(),
                 seconds: HEADERS_MAX.as_secs(),
             }),
         }
     }
 
-    /// GETs `url` and follows redirects; the authorization stays with its origin.
+    /// GETs `url` of `from` and follows redirects; the authorization and the host's
+    /// own headers stay with their origin.
     pub(super) async fn get(
         &self,
+        from: &Host,
         url: &Url,
         authorization: Option<&HeaderValue>,
         headers: &HeaderMap,
-        what: &'static str,
+        what: &str,
     ) -> Result<Response, RegistryError> {
         let mut at = url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = self.for_url(&at)?.get(at.clone()).headers(headers.clone());
-            if let Some(value) = authorization.filter(|_| same_origin(url, &at)) {
-                request = request.header(AUTHORIZATION, value.clone());
+            let mut request = self.client(from, &at)?.get(at.clone());
+            request = request.headers(headers.clone());
+            if same_origin(url, &at) {
+                request = credentials(request, from, authorization);
             }
             let answer = self.send(request, &at, what).await?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -146,7 +210,7 @@ impl Clients {
         }
         Err(refused(
             url,
-            format!("redirects more than {REDIRECTS_MAX} times"),
+            format!("redirects more than {REDIRECTS_MAX} times for {what}"),
         ))
     }
 
@@ -168,10 +232,7 @@ impl Clients {
                 return Err(refused(at, why));
             }
             "http" => {
-                let port = location
-                    .port()
-                    .map_or(String::new(), |port| format!(":{port}"));
-                let plain = self.registries.scheme(&format!("{target}{port}")) == "http";
+                let plain = self.registries.scheme(&target) == "http";
                 if !same_origin(at, &location) && !plain && !is_loopback(&location) {
                     let why = format!("redirects to plain HTTP at {target}, which is not allowed");
                     return Err(refused(at, why));
@@ -184,7 +245,26 @@ impl Clients {
                 ));
             }
         }
+        if let Some(why) = Inner::forbidden(at, &location) {
+            return Err(refused(at, format!("redirects to {target}, {why}")));
+        }
         Ok(location)
+    }
+}
+
+/// Adds what is for the host's own origin alone.
+pub(super) fn credentials(
+    request: RequestBuilder,
+    host: &Host,
+    authorization: Option<&HeaderValue>,
+) -> RequestBuilder {
+    let request = request.headers(host.headers.clone());
+    match authorization {
+        // What the file says stands for itself.
+        Some(value) if !host.headers.contains_key(AUTHORIZATION) => {
+            request.header(AUTHORIZATION, value.clone())
+        }
+        _ => request,
     }
 }
 
@@ -195,31 +275,35 @@ fn refused(url: &Url, why: String) -> RegistryError {
     }
 }
 
-/// PEM sections of certificates; others are skipped.
-fn pem_certificates(
-    pem: &[u8],
-) -> impl Iterator<Item = Result<CertificateDer<'static>, rustls::pki_types::pem::Error>> + '_ {
-    use rustls::pki_types::pem::PemObject as _;
-    CertificateDer::pem_slice_iter(pem)
-}
-
-/// HOST, without port, for messages.
+/// `HOST` or `HOST:PORT`, for messages.
 pub(super) fn host(url: &Url) -> String {
-    url.host_str().unwrap_or_default().to_owned()
+    let name = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    }
 }
 
 /// Tells a name that does not resolve from a host that does not answer.
-pub(super) fn transport(url: &Url, error: reqwest::Error) -> RegistryError {
+pub(super) fn transport(url: &Url, what: &str, error: reqwest::Error) -> RegistryError {
     // The URL may carry a signed query of the storage behind the registry.
     let error = error.without_url();
     let mut cause = error.source();
     let mut unknown = false;
-    while let Some(inner) = cause {
+    let mut inner = None;
+    while let Some(at) = cause {
         // hyper's connector has no type for it in its public interface, only this text.
-        unknown |= inner.to_string().starts_with("dns error");
-        cause = inner.source();
+        unknown |= at.to_string().starts_with("dns error");
+        inner = inner.or_else(|| at.downcast_ref::<Inner>());
+        cause = at.source();
     }
     let host = host(url);
+    if let Some(inner) = inner {
+        return RegistryError::Refused {
+            host,
+            why: inner.to_string(),
+        };
+    }
     match unknown {
         true => RegistryError::UnknownHost {
             host,
@@ -227,6 +311,7 @@ pub(super) fn transport(url: &Url, error: reqwest::Error) -> RegistryError {
         },
         false => RegistryError::Connection {
             host,
+            what: what.to_owned(),
             source: error,
         },
     }
@@ -236,13 +321,13 @@ pub(super) fn transport(url: &Url, error: reqwest::Error) -> RegistryError {
 pub(super) async fn chunk(
     answer: &mut Response,
     url: &Url,
-    what: &'static str,
+    what: &str,
 ) -> Result<Option<Bytes>, RegistryError> {
     match tokio::time::timeout(SILENCE_MAX, answer.chunk()).await {
-        Ok(chunk) => chunk.map_err(|error| transport(url, error)),
+        Ok(chunk) => chunk.map_err(|error| transport(url, what, error)),
         Err(_) => Err(RegistryError::Stalled {
             host: host(url),
-            what,
+            what: what.to_owned(),
             seconds: SILENCE_MAX.as_secs(),
         }),
     }
@@ -252,7 +337,7 @@ pub(super) async fn chunk(
 pub(super) async fn read_capped(
     mut answer: Response,
     url: &Url,
-    what: &'static str,
+    what: &str,
     limit: u64,
 ) -> Result<Vec<u8>, RegistryError> {
     let too_large = || RegistryError::TooLarge {
@@ -278,7 +363,7 @@ pub(super) async fn read_capped(
         Ok(result) => result.map(|()| body),
         Err(_) => Err(RegistryError::Stalled {
             host: host(url),
-            what,
+            what: what.to_owned(),
             seconds: SILENCE_MAX.as_secs() * 2,
         }),
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use reqwest::{Response, Url, header::AUTHORIZATION};
+use reqwest::{Method, Response, Url};
 
 use super::{
-    Auth, Clients, RegistryError, Session,
+    Action, Auth, Clients, RegistryError, Session,
     auth::{Challenge, challenges},
     http::host,
 };
@@ -21,9 +21,8 @@ pub(crate) async fn check(
     reference: &Reference,
     auth: Auth,
 ) -> Result<(), RegistryError> {
-    let session = Session::new(clients, reference, auth, Arc::default())?;
-    let mut url: Url = session.base().clone();
-    url.set_path("/v2/");
+    let session = Session::new(clients, reference, auth, Arc::default(), Action::Pull)?;
+    let url = session.root();
     let ask = || session.plain(&url, "its interface");
     let answer = ask().await?;
     let answer = match answer.status().as_u16() {
@@ -52,7 +51,10 @@ pub(crate) async fn check(
     match answer.status().as_u16() {
         200..300 => Ok(()),
         401 => Err(refused(session.unauthorized(""))),
-        429 => Err(RegistryError::RateLimited { host: host(&url) }),
+        429 => Err(RegistryError::RateLimited {
+            host: host(&url),
+            seconds: None,
+        }),
         status => Err(RegistryError::Status {
             host: host(&url),
             status,
@@ -64,10 +66,8 @@ pub(crate) async fn check(
 impl Session<'_> {
     /// One request without a body, with what the registry has accepted last.
     async fn plain(&self, url: &Url, what: &'static str) -> Result<Response, RegistryError> {
-        let mut request = self.clients().for_url(url)?.get(url.clone());
-        if let Some(value) = self.authorization() {
-            request = request.header(AUTHORIZATION, value);
-        }
+        let authorization = self.authorization();
+        let request = self.request(Method::GET, url, authorization.as_ref())?;
         self.clients().send(request, url, what).await
     }
 }

@@ -4,17 +4,25 @@
 //! token service of the same domain over TLS, and nowhere else.
 
 mod auth;
+mod blob;
+mod dead;
+mod guard;
+mod hosts;
 mod http;
 pub(crate) mod login;
 mod origin;
+mod proxy;
 pub(crate) mod push;
 mod session;
+mod tls;
+mod token;
 
 pub use auth::Auth;
 pub(crate) use auth::realms;
 pub(crate) use http::Clients;
 pub use origin::Registries;
-pub(crate) use session::{Authorization, RawDocument, Session};
+pub use proxy::Proxies;
+pub(crate) use session::{Action, RawDocument, Session, Shared};
 
 use std::time::Duration;
 
@@ -34,10 +42,12 @@ pub enum RegistryError {
         source: reqwest::Error,
     },
     /// No connection, or one that broke.
-    #[error("cannot talk to {host}")]
+    #[error("cannot talk to {host} about {what}")]
     Connection {
         /// The host.
         host: String,
+        /// What was awaited or sent.
+        what: String,
         /// What went wrong.
         #[source]
         source: reqwest::Error,
@@ -48,7 +58,7 @@ pub enum RegistryError {
         /// The host.
         host: String,
         /// What was awaited.
-        what: &'static str,
+        what: String,
         /// For how long.
         seconds: u64,
     },
@@ -133,10 +143,44 @@ pub enum RegistryError {
         what: String,
     },
     /// 429 for too long.
-    #[error("{host} limits the rate of pulls; try again later or log in")]
+    #[error(
+        "{host} limits the rate of requests; {}or log in",
+        .seconds.map_or("try again later ".to_owned(), |s| format!("it wants {s} s of patience; try again then "))
+    )]
     RateLimited {
         /// The registry.
         host: String,
+        /// What it asks to wait, if that is longer than a pull waits.
+        seconds: Option<u64>,
+    },
+    /// A `hosts.toml` that cannot be read.
+    #[error("the hosts of this registry are not known: {place}: {why}")]
+    Hosts {
+        /// File and line.
+        place: String,
+        /// What is wrong there.
+        why: String,
+    },
+    /// The files leave nobody to be asked.
+    #[error(
+        "no host of {registry} may be asked to {capability}; see `capabilities` in its hosts.toml"
+    )]
+    NoHost {
+        /// The registry.
+        registry: String,
+        /// pull, resolve or push.
+        capability: &'static str,
+    },
+    /// Neither a mirror nor the registry.
+    #[error("no mirror of {registry} helped ({mirrors}), nor did the registry itself")]
+    Mirrors {
+        /// The registry.
+        registry: String,
+        /// What each of them said.
+        mirrors: String,
+        /// What the registry said.
+        #[source]
+        source: Box<RegistryError>,
     },
     /// Any other status.
     #[error("{host} answered {status} for {what}")]
@@ -211,7 +255,8 @@ impl RegistryError {
         match self {
             Self::Connection { .. } | Self::Stalled { .. } | Self::Truncated { .. } => true,
             Self::Status { status, .. } => *status >= 500,
-            Self::RateLimited { .. } => true,
+            Self::RateLimited { seconds, .. } => seconds.is_none(),
+            Self::Mirrors { source, .. } => source.is_transient(),
             Self::UnknownHost { .. }
             | Self::Unauthorized { .. }
             | Self::LoginRefused { .. }
@@ -223,7 +268,30 @@ impl RegistryError {
             | Self::Longer { .. }
             | Self::Refused { .. }
             | Self::Setup { .. }
+            | Self::Hosts { .. }
+            | Self::NoHost { .. }
             | Self::Digest { .. } => false,
         }
+    }
+
+    /// Whether nobody answered.
+    fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownHost { .. } | Self::Connection { .. } | Self::Stalled { .. }
+        )
+    }
+
+    /// The message with its causes on one line of bounded length.
+    fn in_short(&self) -> String {
+        const LONGEST: usize = 300;
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(at) = cause {
+            text.push_str(": ");
+            text.push_str(&at.to_string());
+            cause = at.source();
+        }
+        text.chars().take(LONGEST).collect()
     }
 }

@@ -4,6 +4,8 @@ use std::{net::IpAddr, path::PathBuf};
 
 use reqwest::Url;
 
+use super::Proxies;
+
 /// How registries are reached.
 ///
 /// Hosts are `HOST` or `HOST:PORT` as they stand in references. Without an
@@ -17,6 +19,11 @@ pub struct Registries {
     pub tls: Vec<String>,
     /// Files of additional certificate authorities, PEM.
     pub extra_ca: Vec<PathBuf>,
+    /// Directories with a directory and `hosts.toml` for each registry; the first that
+    /// has something for a registry decides. They need not exist.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// What requests go through.
+    pub proxies: Proxies,
 }
 
 impl Registries {
@@ -54,6 +61,11 @@ pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// The hosts are equal, and so is whether they speak TLS; the ports need not be.
+pub(super) fn same_host(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme() && a.host_str().is_some() && a.host_str() == b.host_str()
 }
 
 /// Whether `realm` may see the credentials of `registry`: the same origin, or,
@@ -113,7 +125,7 @@ mod tests {
         let registries = Registries {
             plain_http: vec!["lab.example:5000".into()],
             tls: vec!["localhost:5443".into()],
-            extra_ca: Vec::new(),
+            ..Registries::default()
         };
         for host in [
             "localhost",

@@ -1,20 +1,22 @@
-//! One repository of one registry, during one pull.
+//! One repository of one registry, during one pull or push.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use reqwest::{
-    Response, Url,
-    header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, RETRY_AFTER},
+    Method, RequestBuilder, Response, Url,
+    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
 };
 
 use super::{
     Auth, RegistryError,
-    auth::{Challenge, bearer, challenges, fetch_token},
-    http::{Clients, chunk, host, read_capped},
+    auth::{Challenge, bearer, challenges, fetch_token, pull_scope},
+    hosts::{self, Capability, Host},
+    http::{Clients, credentials, host, read_capped},
+    origin::same_origin,
 };
 use crate::{
     document::{self, DOCUMENT_MAX, Descriptor},
@@ -27,22 +29,39 @@ pub(super) const ATTEMPTS: u32 = 4;
 const BACKOFF: Duration = Duration::from_millis(200);
 /// A registry that asks for more patience than this is reported instead.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
-/// At least so many bytes in each such time, or the transfer counts as stalled:
-/// a server that feeds single bytes would else hold the pull for ever.
-const PROGRESS_BYTES: u64 = 16 << 10;
-const PROGRESS_TIME: Duration = Duration::from_secs(60);
+/// A mirror's answer to a request; longer than that, the registry itself is quicker.
+const MIRROR_ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// The header that a registry accepted last, shared by all requests of a pull.
-pub(crate) type Authorization = Mutex<Option<HeaderValue>>;
+/// What all requests of one pull or push share: which hosts answer, and what each of
+/// them has accepted last.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Read once, so that a file that changes meanwhile changes nothing halfway.
+    hosts: OnceLock<Arc<[Host]>>,
+    accepted: Mutex<HashMap<usize, HeaderValue>>,
+}
 
-/// A repository with what is needed to read it.
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Reading, from mirrors too.
+    Pull,
+    /// Writing, to the one host that is meant for it.
+    Push,
+}
+
+/// A repository with what is needed to use it.
 #[derive(Debug)]
 pub(crate) struct Session<'c> {
     clients: &'c Clients,
+    hosts: Arc<[Host]>,
+    /// The registry itself among them, or for a push the host that takes it.
+    at: usize,
     base: Url,
+    registry: String,
     repository: String,
     auth: Auth,
-    authorization: Arc<Authorization>,
+    shared: Arc<Shared>,
 }
 
 /// Raw bytes of a manifest or index and what they were declared to be.
@@ -54,31 +73,54 @@ pub(crate) struct RawDocument {
 }
 
 impl<'c> Session<'c> {
+    /// # Errors
+    /// [`RegistryError::Hosts`] for a broken `hosts.toml`, [`RegistryError::NoHost`] if
+    /// no host may do what `action` needs.
     pub(crate) fn new(
         clients: &'c Clients,
         reference: &Reference,
         auth: Auth,
-        authorization: Arc<Authorization>,
+        shared: Arc<Shared>,
+        action: Action,
     ) -> Result<Self, RegistryError> {
-        let api = reference.api_host();
-        let scheme = clients.registries().scheme(api);
+        let hosts = match shared.hosts.get() {
+            Some(hosts) => Arc::clone(hosts),
+            None => {
+                let read = hosts::hosts(clients.registries(), reference)?.into();
+                Arc::clone(shared.hosts.get_or_init(|| read))
+            }
+        };
+        let found = match action {
+            // The registry itself comes last.
+            Action::Pull => hosts.len().checked_sub(1),
+            Action::Push => hosts
+                .iter()
+                .position(|host| host.capabilities.has(Capability::Push)),
+        };
+        let at = found.ok_or_else(|| RegistryError::NoHost {
+            registry: reference.registry().to_owned(),
+            capability: "push",
+        })?;
         let repository = reference.repository().to_owned();
-        let base = Url::parse(&format!("{scheme}://{api}/v2/{repository}/"))
-            .ok()
-            .ok_or_else(|| RegistryError::Refused {
-                host: api.to_owned(),
-                why: "is not a host that a URL can have".to_owned(),
-            })?;
-        if let Some(token) = auth.registry_token() {
-            *authorization.lock().unwrap_or_else(PoisonError::into_inner) = bearer(token);
-        }
-        Ok(Self {
+        let base = join(&hosts[at], &format!("{repository}/"))?;
+        let session = Self {
             clients,
+            hosts,
+            at,
             base,
+            registry: reference.registry().to_owned(),
             repository,
             auth,
-            authorization,
-        })
+            shared,
+        };
+        if let Some(token) = session.auth.registry_token().and_then(bearer) {
+            for (index, host) in session.hosts.iter().enumerate() {
+                if !host.mirror {
+                    session.accept(index, token.clone());
+                }
+            }
+        }
+        Ok(session)
     }
 
     /// Fetches a manifest or index by tag or digest.
@@ -89,16 +131,23 @@ impl<'c> Session<'c> {
     ) -> Result<RawDocument, RegistryError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(document::ACCEPT));
-        let url = self.url(&format!("manifests/{wanted}"))?;
-        retry(|| async {
-            let answer = self.get(&url, &headers, wanted, "a manifest").await?;
+        let path = format!("manifests/{wanted}");
+        let what = format!("manifest {wanted}");
+        let needed = match digest {
+            Some(_) => Capability::Pull,
+            None => Capability::Resolve,
+        };
+        let (path, headers, what) = (&path, &headers, what.as_str());
+        let ask = |index: usize| async move {
+            let answer = self.get(index, path, headers, what).await?;
+            let url = answer.url().clone();
             let header = |name: &str| {
                 let value = answer.headers().get(name)?;
                 value.to_str().ok().map(str::to_owned)
             };
             let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
             let stated = header("docker-content-digest").and_then(|text| text.parse().ok());
-            let bytes = read_capped(answer, &url, "a manifest", DOCUMENT_MAX).await?;
+            let bytes = read_capped(answer, &url, what, DOCUMENT_MAX).await?;
             for expected in digest.into_iter().chain(&stated) {
                 if !expected.matches(&bytes) {
                     return Err(RegistryError::Digest {
@@ -114,21 +163,23 @@ impl<'c> Session<'c> {
                 bytes,
                 content_type,
             })
-        })
-        .await
+        };
+        retry(|| self.across(needed, 0, ask)).await
     }
 
     /// Fetches a small blob whole and checks it.
     pub(crate) async fn small_blob(&self, blob: &Descriptor) -> Result<Vec<u8>, RegistryError> {
-        let url = self.url(&format!("blobs/{}", blob.digest))?;
-        let name = blob.digest.to_string();
-        retry(|| async {
-            let answer = self.get(&url, &HeaderMap::new(), &name, "a blob").await?;
-            let bytes = read_capped(answer, &url, "a configuration", DOCUMENT_MAX).await?;
+        let path = format!("blobs/{}", blob.digest);
+        let what = format!("configuration {}", blob.digest);
+        let (path, what, none) = (&path, what.as_str(), &HeaderMap::new());
+        let ask = |index: usize| async move {
+            let answer = self.get(index, path, none, what).await?;
+            let url = answer.url().clone();
+            let bytes = read_capped(answer, &url, what, DOCUMENT_MAX).await?;
             if (bytes.len() as u64) < blob.size {
                 return Err(RegistryError::Truncated {
                     host: host(&url),
-                    what: name.clone(),
+                    what: what.to_owned(),
                     got: bytes.len() as u64,
                     size: blob.size,
                 });
@@ -138,94 +189,181 @@ impl<'c> Session<'c> {
                     host: host(&url),
                     what: "a configuration".to_owned(),
                     actual: Digest::of(&bytes).to_string(),
-                    expected: name.clone(),
+                    expected: blob.digest.to_string(),
                 });
             }
             Ok(bytes)
-        })
-        .await
+        };
+        retry(|| self.across(Capability::Pull, 0, ask)).await
     }
 
-    /// A blob to be read chunk by chunk, from its byte `from` on.
-    pub(crate) fn blob<'s>(
-        &'s self,
-        descriptor: &Descriptor,
-        from: u64,
-    ) -> Result<Blob<'s>, RegistryError> {
-        Ok(Blob {
-            session: self,
-            url: self.url(&format!("blobs/{}", descriptor.digest))?,
-            name: descriptor.digest.to_string(),
-            size: descriptor.size,
-            got: from,
-            failures: 0,
-            answer: None,
-            window: (Duration::ZERO, 0),
-        })
-    }
-
-    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
-        // Digests, tags and repositories are validated, so joining cannot leave /v2/NAME/.
-        self.base
-            .join(&format!("./{path}"))
-            .ok()
-            .ok_or_else(|| RegistryError::Refused {
-                host: host(&self.base),
-                why: format!("has no address for {path}"),
-            })
-    }
-
-    /// One GET; answers a challenge once.
-    async fn get(
+    /// Asks the hosts that may be asked, from `first` on, until one of them gives it.
+    /// Mirrors that did not answer a moment ago come last.
+    pub(super) async fn across<T, F>(
         &self,
-        url: &Url,
-        headers: &HeaderMap,
-        wanted: &str,
-        what: &'static str,
-    ) -> Result<Response, RegistryError> {
-        let sent = self.authorization();
-        let mut answer = self.clients.get(url, sent.as_ref(), headers, what).await?;
-        // A refusal by storage behind a redirect says nothing about the registry's credentials.
-        if answer.status().as_u16() == 401 && super::origin::same_origin(answer.url(), url) {
-            let authorization = self.authorize(&challenges(answer.headers()), &sent).await?;
-            answer = self
-                .clients
-                .get(url, Some(&authorization), headers, what)
-                .await?;
+        needed: Capability,
+        first: usize,
+        mut ask: impl FnMut(usize) -> F,
+    ) -> Result<T, RegistryError>
+    where
+        F: Future<Output = Result<T, RegistryError>>,
+    {
+        let able = |index: &usize| self.hosts[*index].capabilities.has(needed);
+        let (dead, alive): (Vec<usize>, Vec<usize>) =
+            (first..self.hosts.len()).filter(able).partition(|&index| {
+                self.hosts[index].mirror && self.clients.dead.has(&self.hosts[index])
+            });
+        let (mut failure, mut last) = (None, None);
+        let mut mirrors = Vec::new();
+        for index in alive.into_iter().chain(dead) {
+            let at = &self.hosts[index];
+            let error = match ask(index).await {
+                Ok(given) => return Ok(given),
+                Err(error) => error,
+            };
+            if !at.mirror {
+                failure = Some(error);
+                continue;
+            }
+            if error.is_unreachable() {
+                self.clients.dead.note(at);
+            }
+            let told = error.in_short();
+            tracing::debug!(error = told, "a mirror did not help");
+            mirrors.push(told);
+            last = Some(error);
         }
+        match (failure, last) {
+            (Some(failure), None) => Err(failure),
+            (Some(failure), Some(_)) => Err(RegistryError::Mirrors {
+                registry: self.registry.clone(),
+                mirrors: mirrors.join("; "),
+                source: Box::new(failure),
+            }),
+            // The file keeps the registry itself out of it.
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(RegistryError::NoHost {
+                registry: self.registry.clone(),
+                capability: match needed {
+                    Capability::Pull => "pull",
+                    Capability::Resolve => "resolve",
+                    Capability::Push => "push",
+                },
+            }),
+        }
+    }
+
+    /// An address of the host that takes a push.
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        self.url_at(self.at, path)
+    }
+
+    fn url_at(&self, index: usize, path: &str) -> Result<Url, RegistryError> {
+        // Digests, tags and repositories are validated, so joining cannot leave /v2/NAME/.
+        let at = &self.hosts[index];
+        let mut url = join(at, &format!("{}/{path}", self.repository))?;
+        if let Some(namespace) = &at.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
+    }
+
+    /// One GET of one host; answers a challenge once.
+    pub(super) async fn get(
+        &self,
+        index: usize,
+        path: &str,
+        headers: &HeaderMap,
+        what: &str,
+    ) -> Result<Response, RegistryError> {
+        let at = &self.hosts[index];
+        let url = self.url_at(index, path)?;
+        let asked = self.challenged(index, &url, headers, what);
+        let answer = match at.mirror {
+            false => asked.await?,
+            true => tokio::time::timeout(MIRROR_ANSWER_MAX, asked)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(RegistryError::Stalled {
+                        host: host(&url),
+                        what: what.to_owned(),
+                        seconds: MIRROR_ANSWER_MAX.as_secs(),
+                    })
+                })?,
+        };
         let status = answer.status().as_u16();
         if matches!(status, 200 | 206) {
             return Ok(answer);
         }
-        let (host, repository) = (host(&self.base), self.repository.clone());
+        // A refusal by storage behind a redirect names that storage.
+        let (host, repository) = (host(answer.url()), self.repository.clone());
         Err(match status {
-            401 => self.unauthorized("check the credentials and that the repository exists"),
+            401 => self.refused(
+                index,
+                "check the credentials and that the repository exists",
+            ),
             403 => RegistryError::Forbidden { host, repository },
             404 => RegistryError::NotFound {
                 host,
                 repository,
-                what: format!("{what} {wanted}"),
+                what: what.to_owned(),
             },
-            429 => {
-                self.wait_as_told(&answer).await;
-                RegistryError::RateLimited { host }
-            }
+            429 => self.limited(&answer).await,
             status => RegistryError::Status {
                 host,
                 status,
-                what: format!("{what} {wanted}"),
+                what: what.to_owned(),
             },
         })
     }
 
-    /// Waits for as long as the registry asks, if that is bearable; the caller then tries again.
-    pub(super) async fn wait_as_told(&self, answer: &Response) {
+    async fn challenged(
+        &self,
+        index: usize,
+        url: &Url,
+        headers: &HeaderMap,
+        what: &str,
+    ) -> Result<Response, RegistryError> {
+        let at = &self.hosts[index];
+        let sent = self.accepted(index);
+        let get = |authorization| self.clients.get(at, url, authorization, headers, what);
+        let answer = get(sent.as_ref()).await?;
+        // A refusal by storage behind a redirect says nothing about the registry's credentials.
+        if answer.status().as_u16() != 401 || !same_origin(answer.url(), url) {
+            return Ok(answer);
+        }
+        let mut offered = challenges(answer.headers());
+        for challenge in &mut offered {
+            if let Challenge::Bearer { scope, .. } = challenge {
+                *scope = Some(pull_scope(scope.as_deref(), &self.repository));
+            }
+        }
+        let authorization = self.authorize_at(index, &offered, &sent).await?;
+        get(Some(&authorization)).await
+    }
+
+    /// The error for a 429, after having waited as long as it says if that is bearable.
+    pub(super) async fn limited(&self, answer: &Response) -> RegistryError {
+        let wait = self.wait_as_told(answer).await;
+        RegistryError::RateLimited {
+            host: host(answer.url()),
+            seconds: match wait {
+                Wait::TooLong(wait) => Some(wait.as_secs()),
+                Wait::Over | Wait::Unsaid => None,
+            },
+        }
+    }
+
+    async fn wait_as_told(&self, answer: &Response) -> Wait {
         let header = answer.headers().get(RETRY_AFTER);
-        let seconds = header.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if let Some(wait) = seconds.map(Duration::from_secs)
-            && wait <= RETRY_AFTER_MAX
-        {
-            tokio::time::sleep(wait).await;
+        let text = header.and_then(|value| value.to_str().ok());
+        match text.and_then(|text| patience(text, SystemTime::now())) {
+            None => Wait::Unsaid,
+            Some(wait) if wait > RETRY_AFTER_MAX => Wait::TooLong(wait),
+            Some(wait) => {
+                tokio::time::sleep(wait).await;
+                Wait::Over
+            }
         }
     }
 
@@ -234,13 +372,24 @@ impl<'c> Session<'c> {
         offered: &[Challenge],
         sent: &Option<HeaderValue>,
     ) -> Result<HeaderValue, RegistryError> {
-        let now = self.authorization();
-        if now.is_some() && now != *sent {
+        self.authorize_at(self.at, offered, sent).await
+    }
+
+    async fn authorize_at(
+        &self,
+        index: usize,
+        offered: &[Challenge],
+        sent: &Option<HeaderValue>,
+    ) -> Result<HeaderValue, RegistryError> {
+        let now = self.accepted(index);
+        if let Some(now) = now.filter(|_| self.accepted(index) != *sent) {
             // Another layer's request has got a token meanwhile.
-            return now.ok_or_else(|| self.unauthorized("no token"));
+            return Ok(now);
         }
-        if self.auth.registry_token().is_some() {
-            return Err(self.unauthorized("the given registry token is not accepted"));
+        let at = &self.hosts[index];
+        let auth = self.auth_at(index);
+        if auth.registry_token().is_some() {
+            return Err(self.refused(index, "the given registry token is not accepted"));
         }
         let token = offered.iter().find_map(|challenge| match challenge {
             Challenge::Bearer {
@@ -250,40 +399,76 @@ impl<'c> Session<'c> {
             } => Some((realm, service, scope)),
             Challenge::Basic => None,
         });
-        let authorization = match (token, self.auth.user()) {
+        let authorization = match (token, auth.user()) {
             (Some((realm, service, scope)), _) => {
                 let challenge = (realm.as_str(), service.as_deref(), scope.as_deref());
-                fetch_token(
-                    self.clients,
-                    &self.base,
-                    &self.repository,
-                    &self.auth,
-                    challenge,
-                )
-                .await?
+                let for_what = (self.repository.as_str(), sent.as_ref());
+                fetch_token(self.clients, at, for_what, &auth, challenge).await?
             }
             (None, Some((user, password))) if offered.contains(&Challenge::Basic) => {
-                basic(user, password).ok_or_else(|| self.unauthorized("malformed credentials"))?
+                basic(user, password).ok_or_else(|| self.refused(index, "malformed credentials"))?
             }
-            (None, None) => return Err(self.unauthorized("log in, or give credentials")),
+            (None, None) => return Err(self.refused(index, "log in, or give credentials")),
             (None, Some(_)) => {
-                return Err(self.unauthorized("it offers no way to log in that is known"));
+                return Err(self.refused(index, "it offers no way to log in that is known"));
             }
         };
-        let mut slot = self
-            .authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *slot = Some(authorization.clone());
+        self.accept(index, authorization.clone());
         Ok(authorization)
+    }
+
+    /// Credentials are the registry's; a mirror is asked without.
+    fn auth_at(&self, index: usize) -> Auth {
+        match self.hosts[index].mirror {
+            true => Auth::default(),
+            false => self.auth.clone(),
+        }
+    }
+
+    fn accepted(&self, index: usize) -> Option<HeaderValue> {
+        // Replaced whole, so a panic elsewhere cannot have torn it.
+        let accepted = self.shared.accepted.lock();
+        let accepted = accepted.unwrap_or_else(PoisonError::into_inner);
+        accepted.get(&index).cloned()
+    }
+
+    fn accept(&self, index: usize, value: HeaderValue) {
+        let accepted = self.shared.accepted.lock();
+        let mut accepted = accepted.unwrap_or_else(PoisonError::into_inner);
+        accepted.insert(index, value);
+    }
+
+    /// A request with what the host's own origin is given, if `url` is of it.
+    pub(super) fn request(
+        &self,
+        method: Method,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<RequestBuilder, RegistryError> {
+        let at = &self.hosts[self.at];
+        let request = self.clients.client(at, url)?.request(method, url.clone());
+        Ok(match same_origin(&at.base, url) {
+            true => credentials(request, at, authorization),
+            false => request,
+        })
     }
 
     pub(super) fn clients(&self) -> &Clients {
         self.clients
     }
 
+    /// The hosts that may be asked, mirrors first.
+    pub(super) fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
     pub(super) fn base(&self) -> &Url {
         &self.base
+    }
+
+    /// Where the interface itself answers: `/v2/`.
+    pub(super) fn root(&self) -> Url {
+        self.hosts[self.at].base.clone()
     }
 
     pub(super) fn repository(&self) -> &str {
@@ -291,21 +476,49 @@ impl<'c> Session<'c> {
     }
 
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
-        // Replaced whole, so a panic elsewhere cannot have torn it.
-        self.authorization
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.accepted(self.at)
     }
 
     pub(super) fn unauthorized(&self, hint: &'static str) -> RegistryError {
+        self.refused(self.at, hint)
+    }
+
+    fn refused(&self, index: usize, hint: &'static str) -> RegistryError {
         RegistryError::Unauthorized {
-            host: host(&self.base),
+            host: host(&self.hosts[index].base),
             repository: self.repository.clone(),
-            who: self.auth.who(),
+            who: self.auth_at(index).who(),
             hint,
         }
     }
+}
+
+fn join(at: &Host, path: &str) -> Result<Url, RegistryError> {
+    at.base
+        .join(&format!("./{path}"))
+        .ok()
+        .ok_or_else(|| RegistryError::Refused {
+            host: host(&at.base),
+            why: format!("has no address for {path}"),
+        })
+}
+
+/// What became of the time that a host asked for.
+enum Wait {
+    /// It named none.
+    Unsaid,
+    Over,
+    TooLong(Duration),
+}
+
+/// `Retry-After`: seconds, or the time of day as HTTP writes it.
+fn patience(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 fn basic(user: &str, password: &str) -> Option<HeaderValue> {
@@ -362,127 +575,28 @@ pub(super) async fn back_off(failures: u32, error: &RegistryError) {
     tokio::time::sleep(pause + pause * jitter / 200).await;
 }
 
-/// A transfer that continues where it broke.
-#[derive(Debug)]
-pub(crate) struct Blob<'s> {
-    session: &'s Session<'s>,
-    url: Url,
-    name: String,
-    size: u64,
-    got: u64,
-    failures: u32,
-    answer: Option<(Response, u64)>,
-    /// Time spent waiting for the network and bytes it brought meanwhile.
-    window: (Duration, u64),
-}
-
-impl Blob<'_> {
-    /// The next bytes; `None` when all of them came.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        loop {
-            if self.got == self.size && self.answer.is_none() {
-                return Ok(None);
-            }
-            match self.step().await {
-                Ok(chunk) => return Ok(chunk),
-                Err(error) if error.is_transient() && self.failures + 1 < ATTEMPTS => {
-                    self.answer = None;
-                    back_off(self.failures, &error).await;
-                    self.failures += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    async fn step(&mut self) -> Result<Option<Bytes>, RegistryError> {
-        const WHAT: &str = "a layer";
-        loop {
-            let (answer, skip) = match &mut self.answer {
-                Some(open) => open,
-                None => {
-                    let open = self.open().await?;
-                    self.answer.insert(open)
-                }
-            };
-            let began = Instant::now();
-            let chunk = chunk(answer, &self.url, WHAT).await?;
-            self.window.0 += began.elapsed();
-            let Some(mut chunk) = chunk else {
-                if self.got < self.size {
-                    return Err(RegistryError::Truncated {
-                        host: host(&self.url),
-                        what: self.name.clone(),
-                        got: self.got,
-                        size: self.size,
-                    });
-                }
-                self.answer = None;
-                return Ok(None);
-            };
-            if *skip > 0 {
-                let known = usize::try_from(*skip)
-                    .unwrap_or(usize::MAX)
-                    .min(chunk.len());
-                *skip -= known as u64;
-                chunk = chunk.split_off(known);
-            }
-            self.window.1 += chunk.len() as u64;
-            if self.window.0 > PROGRESS_TIME {
-                if self.window.1 < PROGRESS_BYTES {
-                    return Err(RegistryError::Stalled {
-                        host: host(&self.url),
-                        what: WHAT,
-                        seconds: PROGRESS_TIME.as_secs(),
-                    });
-                }
-                self.window = (Duration::ZERO, 0);
-            }
-            if chunk.is_empty() {
-                continue;
-            }
-            if self.got + chunk.len() as u64 > self.size {
-                return Err(RegistryError::Longer {
-                    host: host(&self.url),
-                    what: self.name.clone(),
-                    size: self.size,
-                });
-            }
-            self.got += chunk.len() as u64;
-            return Ok(Some(chunk));
-        }
-    }
-
-    /// Asks for what is missing; a server without ranges sends all again, which is skipped.
-    async fn open(&self) -> Result<(Response, u64), RegistryError> {
-        let mut headers = HeaderMap::new();
-        if self.got > 0
-            && let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", self.got))
-        {
-            headers.insert(RANGE, range);
-        }
-        let answer = self
-            .session
-            .get(&self.url, &headers, &self.name, "a blob")
-            .await?;
-        if answer.status().as_u16() != 206 {
-            return Ok((answer, self.got));
-        }
-        let range = answer.headers().get(CONTENT_RANGE);
-        let range = range.and_then(|value| value.to_str().ok());
-        if !range.is_some_and(|range| range.starts_with(&format!("bytes {}-", self.got))) {
-            return Err(RegistryError::Refused {
-                host: host(&self.url),
-                why: "answers another range than it was asked for".to_owned(),
-            });
-        }
-        Ok((answer, 0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patience_is_asked_for_in_seconds_or_by_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, expect) in [
+            ("7", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:42 GMT", Some(5)),
+            ("Sun, 06 Nov 1994 08:49:30 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("99999999999999999999999", None),
+        ] {
+            assert_eq!(
+                patience(text, now),
+                expect.map(Duration::from_secs),
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn base64_pads_as_rfc_4648_says() {

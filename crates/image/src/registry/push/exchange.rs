@@ -7,7 +7,7 @@ use std::{
 
 use reqwest::{
     Method, RequestBuilder, Response, Url,
-    header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
+    header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
 };
 use serde::Deserialize;
 
@@ -81,14 +81,8 @@ impl Session<'_> {
         let mut sent = self.authorization();
         let mut round = 1;
         loop {
-            let request = self
-                .clients()
-                .for_url(url)?
-                .request(method.clone(), url.clone());
-            let mut request = sending.put_into(request.headers(headers.clone()));
-            if let Some(value) = sent.as_ref().filter(|_| own) {
-                request = request.header(AUTHORIZATION, value.clone());
-            }
+            let request = self.request(method.clone(), url, sent.as_ref())?;
+            let request = sending.put_into(request.headers(headers.clone()));
             let answer = watched(request, url, sending, what).await?;
             if answer.status().as_u16() != 401 || !own || round == ROUNDS {
                 return Ok(answer);
@@ -150,10 +144,7 @@ impl Session<'_> {
             401 => self.unauthorized("check that this user may write there"),
             403 => RegistryError::Forbidden { host, repository },
             413 => self.odd(format!("does not take {what} of this size")),
-            429 => {
-                self.wait_as_told(&answer).await;
-                RegistryError::RateLimited { host }
-            }
+            429 => self.limited(&answer).await,
             status => {
                 let url = answer.url().clone();
                 let words = words(answer, &url).await;
@@ -196,7 +187,7 @@ async fn watched(
     let (mut before, mut since) = (sending.taken(), Instant::now());
     loop {
         tokio::select! {
-            answer = &mut answer => return answer.map_err(|error| transport(url, error)),
+            answer = &mut answer => return answer.map_err(|error| transport(url, what, error)),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let now = sending.taken();
@@ -208,7 +199,7 @@ async fn watched(
         if since.elapsed() > limit {
             return Err(RegistryError::Stalled {
                 host: host(url),
-                what,
+                what: what.to_owned(),
                 seconds: limit.as_secs(),
             });
         }
