@@ -126,8 +126,8 @@ before=$(agent)
 active || fail "the agent does not ping the watchdog"
 kill -STOP "$before"
 until_ another "$before"
-journalctl --no-pager -u berth-agent.service | grep -q "Watchdog timeout" ||
-    fail "systemd did not miss the pings"
+# This guest's systemd logs to the kernel. (Not grep -q: it would end the pipe.)
+dmesg | grep "Watchdog timeout" >/dev/null || fail "systemd did not miss the pings"
 kept watchdog
 rm -r /run/systemd/system/berth-agent.service.d
 systemctl daemon-reload
