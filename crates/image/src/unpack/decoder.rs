@@ -89,7 +89,8 @@ impl Head {
             let field = (0..length).map(|at| byte(5 + dictionary + at) << (8 * at));
             field.sum::<u64>() + if length == 2 { 256 } else { 0 }
         };
-        window.max(1).next_power_of_two().trailing_zeros()
+        // Rounded up; a size may claim to be beyond the largest power that a number holds.
+        u64::BITS - window.saturating_sub(1).leading_zeros()
     }
 }
 
@@ -175,6 +176,25 @@ mod tests {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(text).unwrap();
         encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_frame_that_claims_any_size_is_refused_or_taken() {
+        // One segment, a size of eight bytes.
+        let claims =
+            |size: u64| [&[0x28, 0xb5, 0x2f, 0xfd, 0xe0][..], &size.to_le_bytes()].concat();
+        for (size, log) in [
+            (0, 0),
+            (1, 0),
+            (2, 1),
+            (3, 2),
+            (1 << 27, 27),
+            ((1 << 27) + 1, 28),
+        ] {
+            assert_eq!(head(&claims(size)).window_log(), log, "{size}");
+        }
+        assert_eq!(head(&claims(u64::MAX)).window_log(), 64);
+        assert!(plain(&claims(u64::MAX)).is_err());
     }
 
     #[test]
