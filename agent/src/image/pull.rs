@@ -40,7 +40,7 @@ pub(crate) async fn pull(
 ) -> Result<Pulled> {
     let reference = parse(name)?;
     let full = reference.to_string();
-    let auth = auth.map(credentials).transpose()?.flatten();
+    let auth = credentials(auth, &reference)?;
     let request = Request::new(Verb::Pull, full.clone())
         .fingerprint(fingerprint(&full, auth.as_ref()))
         .deadline(deadline);
@@ -262,11 +262,23 @@ pub(super) fn fingerprint(object: &str, auth: Option<&Auth>) -> Fingerprint {
     Fingerprint::of(&[object.as_bytes(), &pieces])
 }
 
-/// CRI's forms of credentials.
+/// CRI's forms of credentials, as far as they are for the registry of `reference`.
 ///
 /// # Errors
 /// InvalidArgument for what cannot be decoded.
-pub(super) fn credentials(auth: AuthConfig) -> Result<Option<Auth>> {
+pub(super) fn credentials(auth: Option<AuthConfig>, reference: &Reference) -> Result<Option<Auth>> {
+    let Some(auth) = auth else {
+        return Ok(None);
+    };
+    if !is_for(&auth.server_address, reference) {
+        // A caller with several sends them one after the other, and these are another's.
+        tracing::warn!(
+            image = %reference,
+            server = auth.server_address,
+            "credentials are for another registry and are not used"
+        );
+        return Ok(None);
+    }
     let given = |part: String| (!part.is_empty()).then_some(part);
     let mut converted = Auth {
         username: given(auth.username),
@@ -287,6 +299,27 @@ pub(super) fn credentials(auth: AuthConfig) -> Result<Option<Auth>> {
     ];
     let any = parts.iter().any(|part| part.is_some());
     Ok(any.then_some(converted))
+}
+
+/// Whether a server's address as credential files have it (`https://HOST/v1/`, `HOST`)
+/// is that of the registry; none is for any.
+fn is_for(server: &str, reference: &Reference) -> bool {
+    let bare = server
+        .split_once("://")
+        .map_or(server, |(_scheme, rest)| rest);
+    let host = bare.split('/').next().unwrap_or_default();
+    if host.is_empty() {
+        return server.is_empty();
+    }
+    let usual = |host: &str| {
+        let host = host.to_ascii_lowercase();
+        let host = host.strip_suffix(":443").unwrap_or(&host).to_owned();
+        match host.as_str() {
+            "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+            _ => host,
+        }
+    };
+    usual(host) == usual(reference.registry())
 }
 
 fn decode_basic(text: &str) -> Option<(String, String)> {
@@ -316,6 +349,26 @@ fn decode_basic(text: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_are_for_the_registry_whose_address_they_have() {
+        let reference = |name: &str| name.parse::<Reference>().unwrap();
+        for (server, name, expect) in [
+            ("", "r.example/a", true),
+            ("r.example", "r.example/a", true),
+            ("https://R.example/v1/", "r.example/a", true),
+            ("https://r.example:443", "r.example/a", true),
+            ("r.example:5000", "r.example:5000/a", true),
+            ("r.example", "r.example:5000/a", false),
+            ("https://r.example.evil", "r.example/a", false),
+            ("https://index.docker.io/v1/", "busybox", true),
+            ("docker.io", "busybox", true),
+            ("https://index.docker.io/v1/", "r.example/a", false),
+            ("https://", "r.example/a", false),
+        ] {
+            assert_eq!(is_for(server, &reference(name)), expect, "{server} {name}");
+        }
+    }
 
     #[test]
     fn basic_credentials_are_decoded_or_refused() {

@@ -65,7 +65,7 @@ pub(crate) async fn push(
         Error::not_found(format!("no image here has the name {full}"))
             .with_remedy("give it that name first, with tag")
     })?;
-    let auth = auth.map(credentials).transpose()?.flatten();
+    let auth = credentials(auth, &reference)?;
     let image = recorded(&record)?;
     let request = Request::new(Verb::Push, full.clone())
         .fingerprint(fingerprint(&record.id, auth.as_ref()))
@@ -178,7 +178,7 @@ pub(crate) async fn check_login(
                 .with_remedy("a registry is HOST or HOST:PORT"),
         );
     }
-    let auth = auth.map(credentials).transpose()?.flatten();
+    let auth = credentials(auth, &reference)?;
     let auth = auth.ok_or_else(|| Error::invalid("there are no credentials to be checked"))?;
     node.images
         .store

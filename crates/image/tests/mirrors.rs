@@ -91,13 +91,21 @@ async fn mirrors_are_asked_in_the_order_of_the_file_and_told_for_whom() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirror_that_does_not_help_falls_through_to_the_next() {
     type Spoil = fn(&Registry);
-    let spoils: [(&str, Spoil); 7] = [
+    let spoils: [(&str, Spoil); 9] = [
         ("404", |r| r.rule(|_, _| Some(Answer::status(404)))),
         ("500", |r| r.rule(|_, _| Some(Answer::status(500)))),
         ("401", |r| r.rule(|_, _| Some(Answer::status(401)))),
+        ("wrong configuration and layer", |r| {
+            r.rule(|seen, _| seen.path.contains("/blobs/").then(|| Answer::ok("{}")));
+        }),
+        ("blobs of noise", |r| {
+            r.rule(|seen, _| {
+                let blob = seen.path.contains("/blobs/");
+                blob.then(|| Answer::ok(ground::noise(500_000, 3)))
+            });
+        }),
         ("502 once", |r| {
             r.rule(|seen, n| {
-                // The layer is the larger one, and served as it is.
                 let blob = seen.path.contains("/blobs/") && n == 0;
                 blob.then(|| Answer::status(502))
             });

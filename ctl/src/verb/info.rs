@@ -97,6 +97,9 @@ fn show_node(node: &berth::InfoResponse) -> Outcome<()> {
     field("Root directory", &node.root_dir)?;
     field("Run directory", &node.run_dir)?;
     field("Shims start from", &node.shim_source)?;
+    if !node.proxies.is_empty() {
+        field("Proxies", &node.proxies.join(", "))?;
+    }
     let lacking: Vec<_> = node
         .kernel_features
         .iter()

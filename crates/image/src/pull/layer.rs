@@ -139,15 +139,15 @@ impl LayerJob {
             Missing::Blob | Missing::Both => {}
         }
         let unpacking = missing != Missing::Blob;
-        let resumed = match self.transfer(&transfer, unpacking).await {
-            Ok(_) => false,
-            Err((error, resumed)) if resumed && error.is_about_content() => {
-                tracing::info!(layer = %self.layer.digest, %error, "what was left of an earlier transfer does not fit and is fetched again");
-                true
+        if let Err((error, resumed)) = self.transfer(&transfer, unpacking).await {
+            if !error.is_about_content() {
+                return Err(error);
             }
-            Err((error, _)) => return Err(error),
-        };
-        if resumed {
+            let mirrored = self.target.session()?.distrust_mirrors();
+            if !resumed && !mirrored {
+                return Err(error);
+            }
+            tracing::info!(layer = %self.layer.digest, %error, resumed, mirrored, "what an earlier transfer left or a mirror sent does not fit and is fetched again");
             self.transfer(&transfer, unpacking)
                 .await
                 .map_err(|(error, _)| error)?;

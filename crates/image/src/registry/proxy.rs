@@ -103,7 +103,11 @@ impl Proxies {
             one("HTTPS_PROXY", &self.https),
             one("HTTP_PROXY", &self.http),
         ];
-        lines.into_iter().flatten().collect()
+        let mut lines: Vec<String> = lines.into_iter().flatten().collect();
+        if !lines.is_empty() && !self.except.is_empty() {
+            lines.push(format!("{} exceptions (NO_PROXY)", self.except.len()));
+        }
+        lines
     }
 }
 

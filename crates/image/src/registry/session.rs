@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -39,6 +42,8 @@ pub(crate) struct Shared {
     /// Read once, so that a file that changes meanwhile changes nothing halfway.
     hosts: OnceLock<Arc<[Host]>>,
     accepted: Mutex<HashMap<usize, HeaderValue>>,
+    /// A mirror has given something else than was asked for.
+    distrusted: AtomicBool,
 }
 
 /// What a session is for.
@@ -208,7 +213,11 @@ impl<'c> Session<'c> {
     where
         F: Future<Output = Result<T, RegistryError>>,
     {
-        let able = |index: &usize| self.hosts[*index].capabilities.has(needed);
+        let distrusted = self.shared.distrusted.load(Ordering::Relaxed);
+        let able = |index: &usize| {
+            let host = &self.hosts[*index];
+            host.capabilities.has(needed) && !(host.mirror && distrusted)
+        };
         let (dead, alive): (Vec<usize>, Vec<usize>) =
             (first..self.hosts.len()).filter(able).partition(|&index| {
                 self.hosts[index].mirror && self.clients.dead.has(&self.hosts[index])
@@ -251,6 +260,13 @@ impl<'c> Session<'c> {
                 },
             }),
         }
+    }
+
+    /// From now on asks the registry itself alone. Returns whether that makes a difference:
+    /// content that is wrong may have come from a mirror.
+    pub(crate) fn distrust_mirrors(&self) -> bool {
+        self.hosts.iter().any(|host| host.mirror)
+            && !self.shared.distrusted.swap(true, Ordering::Relaxed)
     }
 
     /// An address of the host that takes a push.
