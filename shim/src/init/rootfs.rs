@@ -99,19 +99,25 @@ fn overlay(root: &RootPlan, tree: BorrowedFd<'_>, writable: bool) -> Result<Owne
     context.mount(0).map_err(describe)
 }
 
-/// One by one from Linux 6.5 on. Before, overlay takes all layers in one value
-/// of at most 255 bytes: below /proc/self/fd the names of descriptors are short.
+/// One by one where overlay can. Older kernels take all layers in one value of at
+/// most 255 bytes: below /proc/self/fd the names of descriptors are short.
 fn lower(context: &FsContext, layers: &[OwnedFd]) -> io::Result<()> {
-    for layer in layers {
-        match context.descriptor("lowerdir+", layer.as_fd()) {
+    for (index, layer) in layers.iter().enumerate() {
+        let taken = match context.descriptor("lowerdir+", layer.as_fd()) {
             // What a file system says that does not know this interface at all.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Err(error),
+            taken => by_name(taken, context, "lowerdir+", layer.as_fd()),
+        };
+        match taken.as_ref().map_err(io::Error::raw_os_error) {
+            // EINVAL is what overlay says to a key that it does not know, be it
+            // given by name or by descriptor; it would say so to the first.
+            Err(Some(libc::EOPNOTSUPP | libc::EINVAL)) if index == 0 => {
                 let names: Vec<_> = layers.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
                 // The pivot sets the working directory again.
                 std::env::set_current_dir("/proc/self/fd")?;
                 return context.string("lowerdir", &names.join(":"));
             }
-            taken => by_name(taken, context, "lowerdir+", layer.as_fd())?,
+            _ => taken?,
         }
     }
     Ok(())
