@@ -28,6 +28,9 @@ use crate::{
 
 /// The first try and three more: enough for a restarted registry behind a balancer.
 pub(super) const ATTEMPTS: u32 = 4;
+/// Tries with other authorizations: the one at hand, a token that was kept from earlier
+/// or that another request has got meanwhile, and a new one.
+pub(super) const ROUNDS: u32 = 3;
 /// Doubled each time; together below two seconds.
 const BACKOFF: Duration = Duration::from_millis(200);
 /// A registry that asks for more patience than this is reported instead.
@@ -341,21 +344,31 @@ impl<'c> Session<'c> {
         what: &str,
     ) -> Result<Response, RegistryError> {
         let at = &self.hosts[index];
-        let sent = self.accepted(index);
-        let get = |authorization| self.clients.get(at, url, authorization, headers, what);
-        let answer = get(sent.as_ref()).await?;
-        // A refusal by storage behind a redirect says nothing about the registry's credentials.
-        if answer.status().as_u16() != 401 || !same_origin(answer.url(), url) {
-            return Ok(answer);
-        }
-        let mut offered = challenges(answer.headers());
-        for challenge in &mut offered {
-            if let Challenge::Bearer { scope, .. } = challenge {
-                *scope = Some(pull_scope(scope.as_deref(), &self.repository));
+        let mut sent = self.accepted(index);
+        let mut round = 1;
+        loop {
+            let answer = self
+                .clients
+                .get(at, url, sent.as_ref(), headers, what)
+                .await?;
+            // A refusal by storage behind a redirect says nothing about the registry's credentials.
+            let own = same_origin(answer.url(), url);
+            if answer.status().as_u16() != 401 || !own || round == ROUNDS {
+                return Ok(answer);
             }
+            let mut offered = challenges(answer.headers());
+            for challenge in &mut offered {
+                if let Challenge::Bearer { scope, .. } = challenge {
+                    *scope = Some(pull_scope(scope.as_deref(), &self.repository));
+                }
+            }
+            let authorization = Some(self.authorize_at(index, &offered, &sent).await?);
+            if authorization == sent {
+                return Ok(answer);
+            }
+            sent = authorization;
+            round += 1;
         }
-        let authorization = self.authorize_at(index, &offered, &sent).await?;
-        get(Some(&authorization)).await
     }
 
     /// The error for a 429, after having waited as long as it says if that is bearable.

@@ -84,8 +84,16 @@ impl Answer {
 /// What a request looked like.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    pub method: String,
     pub path: String,
     pub headers: HashMap<String, String>,
+    pub body: String,
+}
+
+impl Seen {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
 }
 
 /// A test's own answer for a request, or none for the usual one.
@@ -193,15 +201,19 @@ async fn answer(
     state: Arc<State>,
     request: Request<Incoming>,
 ) -> Result<Response<BoxBody<Bytes, std::io::Error>>, Infallible> {
-    let path = request.uri().to_string();
+    let (request, body) = request.into_parts();
+    let path = request.uri.to_string();
+    let body = body.collect().await.map(|body| body.to_bytes());
     let headers = request
-        .headers()
+        .headers
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or("").to_owned()))
         .collect();
     let seen = Seen {
+        method: request.method.to_string(),
         path: path.clone(),
         headers,
+        body: String::from_utf8_lossy(&body.unwrap_or_default()).into_owned(),
     };
     let count = {
         let mut all = state.seen.lock().unwrap();

@@ -17,6 +17,7 @@ use crate::registry::{
     auth::{Challenge, challenges},
     http::{host, read_capped, transport},
     origin::same_origin,
+    session::ROUNDS,
 };
 
 /// From the last byte of a body to the answer: a registry hashes what it got,
@@ -24,9 +25,6 @@ use crate::registry::{
 const COMMIT_MAX: Duration = Duration::from_secs(300);
 /// How often it is looked whether bytes flow.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Tries with other authorizations: the one at hand, what another request got
-/// meanwhile, and one of its own.
-const ROUNDS: u32 = 3;
 /// The distribution specification needs one or two redirects; more is a loop.
 const REDIRECTS_MAX: u32 = 5;
 /// A registry's own words about a failure.
