@@ -110,22 +110,21 @@ until_true() { # WHAT COMMAND...
     fail "$what: not within 30 seconds"
 }
 
-# One registry stands for all that the suite's images come from: here their names
-# lead to the loopback address, and plain http is spoken to them.
-"$bin/berth-house" offer --parts "$parts" --listen 127.0.0.1:80 \
+# One registry is the mirror of all that the suite's images come from.
+mirror=127.0.0.1:5000
+"$bin/berth-house" offer --parts "$parts" --listen "$mirror" \
     >"$home/registries" 2>"$home/registry.log" &
 until_true "the registry offers the images" test -s "$home/registries"
-names=$(<"$home/registries")
-{
-    cat /etc/hosts
-    echo "127.0.0.1 $names"
-} >"$home/hosts"
-mount --bind "$home/hosts" /etc/hosts
+for name in $(<"$home/registries"); do
+    mkdir -p "$home/hosts.d/$name"
+    printf '[host."http://%s"]\ncapabilities = ["pull", "resolve"]\n' "$mirror" \
+        >"$home/hosts.d/$name/hosts.toml"
+done
 cat >"$home/config.toml" <<TOML
 [cgroup]
 parent = "/$(basename "$home")"
 [image]
-insecure_registries = [$(printf '"%s", ' $names)]
+hosts_dirs = ["$home/hosts.d"]
 [telemetry]
 listen = "off"
 TOML
