@@ -19,6 +19,8 @@ use super::{
 
 /// A token is a few kilobytes; more does not fit into a header of any server.
 const TOKEN_MAX: usize = 16 << 10;
+/// Browsers take so much for a URL; nobody needs a tenth of it.
+const REALM_MAX: usize = 2048;
 /// An answer may hold the token twice, a refresh token, and words around them.
 const ANSWER_MAX: u64 = 256 << 10;
 
@@ -210,8 +212,9 @@ pub(super) async fn fetch_token(
         why,
     };
     let short: String = realm.chars().take(200).collect();
-    let realm = Url::parse(realm)
-        .ok()
+    let realm = Some(realm)
+        .filter(|realm| realm.len() <= REALM_MAX)
+        .and_then(|realm| Url::parse(realm).ok())
         .filter(|realm| realm.host_str().is_some())
         .ok_or_else(|| refused(format!("names {short:?} as token service, which is no URL")))?;
     // A service on plain HTTP is believed only where the registry itself is, on this machine.
