@@ -209,7 +209,9 @@ impl Error {
 fn registry(error: &RegistryError) -> Kind {
     match error {
         RegistryError::Mirrors { source, .. } => registry(source),
-        RegistryError::Hosts { .. } | RegistryError::NoHost { .. } => Kind::Configuration,
+        RegistryError::Hosts { .. }
+        | RegistryError::NoHost { .. }
+        | RegistryError::Untrusted { .. } => Kind::Configuration,
         RegistryError::UnknownHost { .. } => Kind::UnknownHost,
         RegistryError::Connection { .. } | RegistryError::Status { .. } => Kind::Unavailable,
         RegistryError::Stalled { .. } => Kind::Timeout,

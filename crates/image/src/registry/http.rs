@@ -291,7 +291,9 @@ pub(super) fn transport(url: &Url, what: &str, error: reqwest::Error) -> Registr
     let mut cause = error.source();
     let mut unknown = false;
     let mut inner = None;
+    let mut untrusted = None;
     while let Some(at) = cause {
+        untrusted = untrusted.or_else(|| about_certificate(at));
         // hyper's connector has no type for it in its public interface, only this text.
         unknown |= at.to_string().starts_with("dns error");
         inner = inner.or_else(|| at.downcast_ref::<Inner>());
@@ -304,6 +306,9 @@ pub(super) fn transport(url: &Url, what: &str, error: reqwest::Error) -> Registr
             why: inner.to_string(),
         };
     }
+    if let Some(why) = untrusted {
+        return RegistryError::Untrusted { host, why };
+    }
     match unknown {
         true => RegistryError::UnknownHost {
             host,
@@ -315,6 +320,16 @@ pub(super) fn transport(url: &Url, what: &str, error: reqwest::Error) -> Registr
             source: error,
         },
     }
+}
+
+/// What is wrong with the certificate that was shown, if that is what `error` is about.
+fn about_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+        return Some(why.to_string());
+    }
+    // An io::Error hides what it carries from `source`, which may be another one.
+    let carried = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    about_certificate(carried)
 }
 
 /// The next chunk of an answer; `None` at its end.

@@ -52,6 +52,17 @@ pub enum RegistryError {
         #[source]
         source: reqwest::Error,
     },
+    /// TLS with somebody who cannot prove to be that host.
+    #[error(
+        "the certificate of {host} is not trusted ({why}); if it is right, name its authority \
+         as `ca` in the hosts.toml of the registry, or in image.extra_ca"
+    )]
+    Untrusted {
+        /// The host.
+        host: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Silence, or progress slower than any usable link.
     #[error("{host} made no progress for {seconds} s while {what} was awaited")]
     Stalled {
@@ -258,6 +269,7 @@ impl RegistryError {
             Self::RateLimited { seconds, .. } => seconds.is_none(),
             Self::Mirrors { source, .. } => source.is_transient(),
             Self::UnknownHost { .. }
+            | Self::Untrusted { .. }
             | Self::Unauthorized { .. }
             | Self::LoginRefused { .. }
             | Self::MayNotWrite { .. }

@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod image;
 pub mod registry;
+pub mod tls;
 pub mod uploads;
 
 use std::{

@@ -114,6 +114,15 @@ pub struct Registry {
 
 impl Registry {
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// As [`Registry::start`], over TLS.
+    pub async fn start_tls(config: rustls::ServerConfig) -> Self {
+        Self::start_with(Some(Arc::new(config).into())).await
+    }
+
+    async fn start_with(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::default());
@@ -121,8 +130,21 @@ impl Registry {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let state = Arc::clone(&shared);
-                let service = service_fn(move |request| answer(Arc::clone(&state), request));
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let service = service_fn(move |request| answer(Arc::clone(&state), request));
+                    let http = http1::Builder::new();
+                    // A client that does not trust this server hangs up.
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                let stream = TokioIo::new(stream);
+                                drop(http.serve_connection(stream, service).await);
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { address, state }
