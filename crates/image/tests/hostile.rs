@@ -247,7 +247,8 @@ async fn patience_that_is_asked_for_is_given() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn content_that_is_not_what_was_named_is_refused() {
-    let cases: [(&str, fn(&[u8]) -> Answer, &str); 5] = [
+    type Make = fn(&[u8]) -> Answer;
+    let cases: [(&str, Make, &str); 5] = [
         (
             "a byte changed",
             |bytes| {

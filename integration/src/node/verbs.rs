@@ -29,8 +29,21 @@ impl Node {
     /// # Errors
     /// The agent's.
     pub async fn pull(&self, reference: &str) -> Result<String, Status> {
+        self.pull_as(reference, None).await
+    }
+
+    /// As [`Node::pull`], with credentials.
+    ///
+    /// # Errors
+    /// The agent's.
+    pub async fn pull_as(
+        &self,
+        reference: &str,
+        auth: Option<cri::AuthConfig>,
+    ) -> Result<String, Status> {
         let request = cri::PullImageRequest {
             image: Some(image_spec(reference)),
+            auth,
             ..Default::default()
         };
         let mut images = self.images().map_err(internal)?;

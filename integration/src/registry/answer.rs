@@ -46,7 +46,11 @@ pub(super) async fn answer(state: &Mutex<State>, request: Request<Incoming>) -> 
             path: path.clone(),
             headers: parts.headers.clone(),
         });
-        state.rules.iter_mut().find_map(|rule| rule.take(&path))
+        let headers = &parts.headers;
+        state
+            .rules
+            .iter_mut()
+            .find_map(|rule| rule.take(&path, headers))
     };
     let received = body.collect().await.map(|b| b.to_bytes());
     let received = received.unwrap_or_default();

@@ -77,6 +77,7 @@ pub struct Rule {
     act: Act,
     skip: usize,
     left: Option<usize>,
+    unless: Option<(String, String)>,
 }
 
 impl Rule {
@@ -88,7 +89,15 @@ impl Rule {
             act,
             skip: 0,
             left: None,
+            unless: None,
         }
+    }
+
+    /// Not for requests with this value of a header.
+    #[must_use]
+    pub fn unless(mut self, header: &str, value: &str) -> Self {
+        self.unless = Some((header.to_owned(), value.to_owned()));
+        self
     }
 
     /// Only so often.
@@ -106,8 +115,13 @@ impl Rule {
     }
 
     /// The act for a request of `path`, counted.
-    pub(super) fn take(&mut self, path: &str) -> Option<Act> {
+    pub(super) fn take(&mut self, path: &str, headers: &http::HeaderMap) -> Option<Act> {
         if !path.contains(&self.part) || self.left == Some(0) {
+            return None;
+        }
+        if let Some((name, value)) = &self.unless
+            && headers.get(name).is_some_and(|given| given == value)
+        {
             return None;
         }
         if self.skip > 0 {

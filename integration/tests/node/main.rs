@@ -19,6 +19,7 @@ mod images;
 mod lifecycle;
 mod login;
 mod logs;
+mod mirrors;
 mod names;
 mod network;
 mod push;
