@@ -68,6 +68,7 @@ command -v cargo >/dev/null ||
 
 need ip iproute2
 need nft nftables
+need pgrep procps
 need unshare util-linux
 unpack bin/busybox busybox-static
 unpack usr/bin/docker-registry docker-registry
