@@ -301,3 +301,51 @@ async fn a_broken_file_breaks_its_own_registry_until_it_is_mended() {
     bench.hosts("registry.test", &text);
     bench.pull().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_its_file_names_as_a_host_too_is_itself() {
+    let bench = Bench::new();
+    let (own, mirror) = (bench.registry().await, Registry::start().await);
+    own.rule(|seen, _| {
+        let known = seen.header("authorization").is_some();
+        (!known).then(|| Answer::status(401).header("www-authenticate", "Basic realm=\"x\""))
+    });
+    bench.hosts(
+        "registry.test",
+        &format!(
+            "server = \"http://{0}\"\n[host.\"http://{0}\"]\ncapabilities = [\"pull\"]\n\
+             [host.\"http://{1}\"]\n",
+            own.host(),
+            mirror.host()
+        ),
+    );
+    let mut request = request(NAME);
+    request.auth = Some(Auth {
+        username: Some("user".into()),
+        password: Some("secret".into()),
+        ..Auth::default()
+    });
+    pull(&bench.store, request).await.unwrap();
+    for seen in own.seen() {
+        assert!(!seen.path.contains("ns="), "{seen:?}");
+    }
+    assert!(mirror.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_limits_the_rate_is_not_waited_for() {
+    let bench = Bench::new();
+    let (own, mirror) = (bench.registry().await, Registry::start().await);
+    mirror.rule(|_, _| Some(Answer::status(429).header("retry-after", "9")));
+    bench.hosts(
+        "registry.test",
+        &format!(
+            "server = \"http://{}\"\n[host.\"http://{}\"]\n",
+            own.host(),
+            mirror.host()
+        ),
+    );
+    let began = Instant::now();
+    bench.pull().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+}

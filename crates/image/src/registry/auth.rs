@@ -235,6 +235,7 @@ pub(super) async fn fetch_token(
     let scope = scope.unwrap_or(&pull);
     let trusted = may_see_credentials(registry, &realm);
     let nobody = Auth::default();
+    let withheld = !trusted && !auth.is_empty();
     let auth = if trusted { auth } else { &nobody };
     let purpose = Purpose::new(
         registry.as_str(),
@@ -287,7 +288,12 @@ pub(super) async fn fetch_token(
                 host,
                 repository: repository.to_owned(),
                 who: auth.who(),
-                hint: "its token service refused; check user name and password",
+                hint: match withheld {
+                    true => {
+                        "its token service is of another domain, to which credentials are not given"
+                    }
+                    false => "its token service refused; check user name and password",
+                },
             },
             429 => RegistryError::RateLimited {
                 host,

@@ -76,7 +76,8 @@ impl Blob<'_> {
             };
             // Whatever a mirror does wrong, the next host may do right.
             let host = self.open.take().map(|open| open.host);
-            let next = host.filter(|&at| self.session.hosts()[at].mirror);
+            let hosts = self.session.hosts();
+            let next = host.filter(|&at| hosts[at].mirror && at + 1 < hosts.len());
             if let Some(mirror) = next {
                 self.first = mirror + 1;
             }

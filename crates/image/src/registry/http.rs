@@ -84,7 +84,8 @@ impl Clients {
     /// trusted with, others are not.
     pub(super) fn client(&self, host: &Host, url: &Url) -> Result<Client, RegistryError> {
         let own = same_origin(&host.base, url);
-        let transport = if own || same_host(&host.base, url) {
+        let near = same_host(&host.base, url);
+        let transport = if near {
             host.transport.clone()
         } else if may_see_credentials(&host.base, url) {
             Transport {
@@ -107,7 +108,7 @@ impl Clients {
         let files = files.flatten().chain(transport.ca.iter().map(|ca| &**ca));
         let way = Way {
             tls,
-            guarded: !own && !is_loopback(&host.base),
+            guarded: !near && !is_loopback(&host.base),
             connect,
             ages: files.map(age).collect(),
             transport: if tls {

@@ -99,8 +99,7 @@ impl<'c> Session<'c> {
             }
         };
         let found = match action {
-            // The registry itself comes last.
-            Action::Pull => hosts.len().checked_sub(1),
+            Action::Pull => hosts.iter().rposition(|host| !host.mirror),
             Action::Push => hosts
                 .iter()
                 .position(|host| host.capabilities.has(Capability::Push)),
@@ -268,7 +267,9 @@ impl<'c> Session<'c> {
     /// From now on asks the registry itself alone. Returns whether that makes a difference:
     /// content that is wrong may have come from a mirror.
     pub(crate) fn distrust_mirrors(&self) -> bool {
+        let other = |host: &Host| !host.mirror && host.capabilities.has(Capability::Pull);
         self.hosts.iter().any(|host| host.mirror)
+            && self.hosts.iter().any(other)
             && !self.shared.distrusted.swap(true, Ordering::Relaxed)
     }
 
@@ -326,6 +327,11 @@ impl<'c> Session<'c> {
                 host,
                 repository,
                 what: what.to_owned(),
+            },
+            // The next host has no need to wait.
+            429 if at.mirror => RegistryError::RateLimited {
+                host,
+                seconds: None,
             },
             429 => self.limited(&answer).await,
             status => RegistryError::Status {

@@ -28,6 +28,10 @@ impl Entry {
     /// The host for `registry`, whose usual place is `own`.
     pub(super) fn into_host(self, own: &Url, registry: &str, mirror: bool) -> Host {
         let mut base = self.url.unwrap_or_else(|| own.clone());
+        // The registry of that name answers elsewhere, and files name it so.
+        if base.host_str() == Some("docker.io") && registry == "docker.io" {
+            base = own.clone();
+        }
         let mut path = base.path().trim_end_matches('/').to_owned();
         if !self.override_path && !path.ends_with("/v2") {
             path.push_str("/v2");
@@ -36,7 +40,11 @@ impl Entry {
         base.set_path(&path);
         let elsewhere = base.authority() != own.authority();
         Host {
-            capabilities: self.capabilities.unwrap_or(Capabilities::ALL),
+            // A push goes to a mirror only if the file says so.
+            capabilities: self.capabilities.unwrap_or(Capabilities {
+                push: !mirror,
+                ..Capabilities::ALL
+            }),
             transport: self.transport,
             headers: self.headers,
             mirror,
@@ -223,6 +231,30 @@ pub(super) fn duration(text: String) -> Result<Option<Duration>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hosts_path_ends_in_v2_unless_it_is_to_be_taken_as_it_is() {
+        let own = Url::parse("https://registry-1.docker.io/v2/").unwrap();
+        for (text, literally, expect) in [
+            ("https://m.example", false, "https://m.example/v2/"),
+            ("https://m.example/", false, "https://m.example/v2/"),
+            ("m.example:1/a", false, "https://m.example:1/a/v2/"),
+            ("http://m.example/v2/a", true, "http://m.example/v2/a/"),
+            ("http://m.example/v2", false, "http://m.example/v2/"),
+            ("https://docker.io", false, own.as_str()),
+        ] {
+            let entry = Entry {
+                url: Some(url(text).unwrap()),
+                override_path: literally,
+                ..Entry::default()
+            };
+            let host = entry.into_host(&own, "docker.io", true);
+            assert_eq!(host.base.as_str(), expect, "{text}");
+            let elsewhere = expect != own.as_str();
+            assert_eq!(host.namespace.is_some(), elsewhere, "{text}");
+            assert!(!host.capabilities.push);
+        }
+    }
 
     #[test]
     fn times_are_read_as_go_reads_them() {

@@ -52,6 +52,14 @@ impl Capabilities {
         push: false,
     };
 
+    fn or(self, other: Self) -> Self {
+        Self {
+            pull: self.pull || other.pull,
+            resolve: self.resolve || other.resolve,
+            push: self.push || other.push,
+        }
+    }
+
     pub(super) fn has(self, wanted: Capability) -> bool {
         match wanted {
             Capability::Pull => self.pull,
@@ -132,8 +140,10 @@ pub(super) fn hosts(
             host.namespace = None;
         }
     }
-    if !hosts.iter().any(|host| host.base == server.base) {
-        hosts.push(server);
+    match hosts.iter_mut().find(|host| host.base == server.base) {
+        // Asked once, and for what either entry allows.
+        Some(host) => host.capabilities = host.capabilities.or(server.capabilities),
+        None => hosts.push(server),
     }
     Ok(hosts)
 }
