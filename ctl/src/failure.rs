@@ -72,17 +72,16 @@ impl Failure {
 
     /// What the other side answered instead of doing it.
     pub(crate) fn refused(what: impl Into<String>, status: &Status) -> Self {
+        // A registry may be unavailable too; that is the agent's answer then.
+        let lost = status.source();
         let why = match status.code() {
             Code::DeadlineExceeded => format!("no answer in time: {}", status.message()),
             // What tonic's own timer answers when the limit passes here.
             Code::Cancelled if status.message() == "Timeout expired" => {
                 "no answer in time".to_owned()
             }
-            _ if is_lost(status) => match status.source() {
-                Some(source) => format!("the connection was lost: {source}"),
-                None => format!("the connection was lost: {}", status.message()),
-            },
             Code::Unimplemented => format!("this runtime cannot do that: {}", status.message()),
+            _ if let Some(source) = lost => format!("the connection was lost: {source}"),
             code if status.message().is_empty() => code.description().to_owned(),
             Code::Ok
             | Code::Cancelled
@@ -105,7 +104,7 @@ impl Failure {
             Code::DeadlineExceeded | Code::Cancelled => failure.next(
                 "`berthctl ops` shows what is being waited for; `berthctl --timeout 5m ...` waits longer",
             ),
-            _ if is_lost(status) => {
+            _ if lost.is_some() => {
                 failure.next("containers keep running; try again when the agent is back")
             }
             Code::Ok

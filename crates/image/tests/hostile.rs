@@ -168,9 +168,9 @@ async fn answers_that_are_none_end_with_host_step_and_digest() {
         ),
         (
             "a redirect to the cloud's metadata",
-            || Answer::status(307).header("location", "http://169.254.169.254/latest/"),
+            || Answer::status(307).header("location", "https://169.254.169.254/latest/"),
             Kind::Unsupported,
-            "169.254.169.254",
+            "its link (169.254.169.254)",
             3,
         ),
         (
