@@ -139,6 +139,7 @@ fn numbers_have_bounds_and_sections_are_tables() {
         "[image]\ninsecure_registries = [\"http://x\"]",
         "[image]\ninsecure_registries = [\"u:p@x\"]",
         "[image]\nextra_ca = [\"x.pem\"]",
+        "[image]\nhosts_dirs = [\"hosts.d\"]",
         "[image]\ntls_registries = [\"a/b\"]",
         "[image]\ndisk_reserve = \"91%\"",
         "[image]\ndisk_reserve = \"1 GiB\"",
