@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: build demo test test-v2 test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench build demo test test-v2 test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -65,6 +65,13 @@ test-units: build
 ## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some
 fuzz:
 	@fuzz/run.sh $(TARGET)
+
+## bench: Berth beside containerd and podman (ONLY=pull,verbs ROUNDS=6 RUNTIMES=berth,containerd PROFILE=1)
+bench: build
+	@PROFILE=$(PROFILE) integration/tools.sh bench
+	$(CARGO) build $(CARGO_FLAGS) --release -p berth-integration --bin berth-bench
+	target/release/berth-bench --out target/bench $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(if $(PROFILE),--profile)
 
 ## fmt: format the code
 fmt:

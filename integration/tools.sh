@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo and the tests need and this machine lacks.
 #
-#   tools.sh build|demo|test|vm
+#   tools.sh build|demo|test|vm|bench
 #
 # From Debian's packages. The registry and busybox are only unpacked, into
 # target/tools: installing them would start a service and replace the machine's
@@ -58,6 +58,18 @@ unpack() {
     [ -x "$tools/debian/$1" ] || fail "package $2 has no $1"
 }
 
+# The libraries of an unpacked program, if they are missing. They have other names
+# in each release: those that the package names.
+libraries() {
+    ldd "$tools/debian/$1" 2>/dev/null | grep -q 'not found' || return 0
+    apt "the libraries of $2"
+    local wanted
+    wanted=$(apt-cache depends "$2" | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
+    echo "apt-get install" $wanted
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted \
+        >"$tools/apt.log" 2>&1 || fail "apt-get install $wanted: see $tools/apt.log"
+}
+
 need cc gcc
 # The static C library that the shim is linked with.
 [ -n "$(cc -print-file-name=libc.a | grep /)" ] || { apt libc.a; apt-get install -y -qq libc6-dev >"$tools/apt.log" 2>&1; }
@@ -97,18 +109,28 @@ if [ "$what" = vm ]; then
     exit 0
 fi
 
+# The runtimes to be measured beside, unpacked: installing them would start services.
+if [ "$what" = bench ]; then
+    while read -r file package; do
+        unpack "$file" "$package"
+        libraries "$file" "$package"
+    done <<'END'
+usr/bin/containerd containerd
+usr/sbin/runc runc
+usr/bin/podman podman
+usr/bin/crun crun
+usr/bin/conmon conmon
+usr/lib/cni/bridge containernetworking-plugins
+END
+    [ -z "${PROFILE:-}" ] || need perf linux-perf
+    exit 0
+fi
+
 need strace strace
 need openssl openssl
-# A client of registries and archives that is not ours. Its libraries, if they
-# are missing, have other names in each release: those that the package names.
+# A client of registries and archives that is not ours.
 unpack usr/bin/skopeo skopeo
-if ldd "$tools/debian/usr/bin/skopeo" | grep -q 'not found'; then
-    apt libgpgme
-    libraries=$(apt-cache depends skopeo | sed -n 's/^ *Depends: \(lib[^ ]*\)$/\1/p')
-    echo "apt-get install" $libraries
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $libraries \
-        >"$tools/apt.log" 2>&1 || fail "apt-get install $libraries: see $tools/apt.log"
-fi
+libraries usr/bin/skopeo skopeo
 need git git
 /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null || {
     apt python3-grpcio
