@@ -55,6 +55,26 @@ impl Group {
         self.counted.join("daemon/cgroup.procs")
     }
 
+    /// Moves a daemon and what it has started already into the group: the
+    /// launcher, above all, whose children the shims are.
+    pub(crate) fn admit(&self, daemon: u32) -> Result<()> {
+        let mut family = vec![daemon];
+        // Grows while it is walked: children of children.
+        let mut next = 0;
+        while let Some(pid) = family.get(next).copied() {
+            fs::write(self.door(), pid.to_string())?;
+            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+                // A thread may have ended meanwhile.
+                let children = fs::read_to_string(thread?.path().join("children"));
+                let children = children.unwrap_or_default();
+                let children = children.split_whitespace().map(str::parse);
+                family.extend(children.collect::<Result<Vec<u32>, _>>()?);
+            }
+            next += 1;
+        }
+        Ok(())
+    }
+
     /// The value for the pods' `cgroup_parent`.
     pub(crate) fn parent(&self) -> String {
         format!("/{}/pods", self.name)

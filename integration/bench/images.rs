@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// What the pods' containers run, and nothing else.
 pub(crate) const PAUSE: &str = "bench/pause:1";
-/// busybox and `pause`.
+/// busybox, and the program of [`PAUSE`] under the name `work`.
 pub(crate) const WORK: &str = "bench/work:1";
 /// Five layers of 200 MB.
 pub(crate) const LARGE: &str = "bench/large:1";
@@ -71,12 +71,12 @@ fn work(node: &Node) -> Result<Image> {
         Entry::directory("bin", 0o755),
         Entry::directory("data", 0o755),
         Entry::file("bin/busybox", 0o755, busybox),
-        Entry::file("bin/pause", 0o755, pause_program(node)?),
+        Entry::file("bin/work", 0o755, pause_program(node)?),
     ];
     for applet in ["sh", "true", "dd", "cat"] {
         entries.push(Entry::symlink(&format!("bin/{applet}"), "busybox"));
     }
-    let config = json!({ "Cmd": ["/bin/pause"], "Env": ["PATH=/bin"] });
+    let config = json!({ "Cmd": ["/bin/work"], "Env": ["PATH=/bin"] });
     Image::new(&[Layer::gzip(&entries)?], config)
 }
 

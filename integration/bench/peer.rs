@@ -34,8 +34,8 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) client: Client,
     pub(crate) group: Group,
-    /// Name of its main process.
-    pub(crate) daemon: &'static str,
+    /// Names of its processes that are not of a pod.
+    pub(crate) daemons: &'static [&'static str],
     home: PathBuf,
     /// Its own, to be killed and waited for; Berth's belongs to the node.
     child: Option<Child>,
@@ -47,7 +47,8 @@ impl Peer {
     /// Berth, whose agent the node has started.
     pub(crate) fn berth(node: &Node, host: &str) -> Result<Self> {
         let group = Group::make(&format!("{}-berth", node.name()))?;
-        fs::write(group.door(), node.agent_pid()?.to_string())
+        group
+            .admit(node.agent_pid()?)
             .context("move the agent into its group")?;
         let client = Cri::new(
             &node.socket(),
@@ -59,7 +60,7 @@ impl Peer {
             name: "berth",
             client: Client::Cri(Box::new(client)),
             group,
-            daemon: "berth-agent",
+            daemons: &["berth-agent", "berth-launcher"],
             home: node.home().to_owned(),
             child: None,
             link: None,
@@ -114,7 +115,7 @@ BinaryName = "{tools}/usr/sbin/runc"
             name: "containerd",
             client: Client::Cri(Box::new(client)),
             group,
-            daemon: "containerd",
+            daemons: &["containerd"],
             home,
             child: Some(child),
             link: Some("bbcontainerd0"),
@@ -179,7 +180,7 @@ BinaryName = "{tools}/usr/sbin/runc"
             name: "podman",
             client: Client::Podman(client),
             group,
-            daemon: "podman",
+            daemons: &["podman"],
             home,
             child: Some(child),
             link: Some("bbpodman0"),

@@ -53,7 +53,7 @@ async fn lives(mut client: Client, name: String, start: Instant) -> Result<u32> 
     let mut count = 0;
     while start.elapsed() < SPAN {
         let pod = client.run_pod(&format!("{name}-{count}")).await?;
-        let container = client.create(&pod, "main", &["/bin/pause"], None).await?;
+        let container = client.create(&pod, "main", &["/bin/work"], None).await?;
         client.start(&container).await?;
         client.kill(&container).await?;
         client.remove(&container).await?;

@@ -14,17 +14,20 @@ const SUITE: &str = "scale";
 const PODS: usize = 100;
 /// Calls of a kind in a round.
 const CALLS: usize = 20;
-/// Names of what runs inside the pods and is no part of a runtime.
-const PAYLOAD: &[&str] = &["pause"];
+/// What runs in the containers and is no part of a runtime.
+const PAYLOAD: &str = "work";
 /// How many are made or removed at a time.
 const WORKERS: usize = 8;
+
+/// Proportional and private memory of processes in KiB, by their name.
+type Sums = BTreeMap<String, (f64, f64)>;
 
 pub(crate) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     let mut one = Vec::new();
     for peer in 0..bench.peers.len() {
         let mut client = bench.peers[peer].client.clone();
         let pod = client.run_pod("scale-one").await?;
-        let container = client.create(&pod, "main", &["/bin/pause"], None).await?;
+        let container = client.create(&pod, "main", &["/bin/work"], None).await?;
         client.start(&container).await?;
         one.push((pod, container));
     }
@@ -41,7 +44,7 @@ pub(crate) async fn run(bench: &mut Bench<'_>) -> Result<()> {
     for peer in 0..bench.peers.len() {
         let idle = bench.peers[peer].group.memory();
         let mut all = fill(&bench.peers[peer].client, 0..pods).await?;
-        weigh(bench, peer, &idle, pods);
+        weigh(bench, peer, &idle, pods)?;
         let further = bench.containers / pods - 1;
         crowd(&bench.peers[peer].client, &mut all, further).await?;
         made.push(all);
@@ -90,7 +93,7 @@ where
 async fn fill(client: &Client, numbers: std::ops::Range<usize>) -> Result<Vec<(Pod, String)>> {
     each(client, numbers.collect(), |mut client, number| async move {
         let pod = client.run_pod(&format!("scale-{number}")).await?;
-        let container = client.create(&pod, "main", &["/bin/pause"], None).await?;
+        let container = client.create(&pod, "main", &["/bin/work"], None).await?;
         client.start(&container).await?;
         Ok((pod, container))
     })
@@ -103,7 +106,7 @@ async fn crowd(client: &Client, pods: &mut [(Pod, String)], further: usize) -> R
     each(client, pods, move |mut client, pod| async move {
         for number in 0..further {
             let name = format!("further-{number}");
-            client.create(&pod, &name, &["/bin/pause"], None).await?;
+            client.create(&pod, &name, &["/bin/work"], None).await?;
         }
         Ok(())
     })
@@ -111,52 +114,34 @@ async fn crowd(client: &Client, pods: &mut [(Pod, String)], further: usize) -> R
     Ok(())
 }
 
-/// Memory of the daemon, and of everything else of the runtime by pod.
-fn weigh(bench: &mut Bench<'_>, peer: usize, idle: &BTreeMap<String, (f64, f64)>, pods: usize) {
+/// Memory of the daemons, and of everything else of the runtime by pod.
+fn weigh(bench: &mut Bench<'_>, peer: usize, idle: &Sums, pods: usize) -> Result<()> {
+    let daemons = bench.peers[peer].daemons;
+    let runtime = |sums: &Sums, daemon: bool| {
+        sums.iter()
+            .filter(|(name, _)| name.as_str() != PAYLOAD)
+            .filter(|(name, _)| daemons.contains(&name.as_str()) == daemon)
+            .fold((0.0, 0.0), |all, (_, one)| (all.0 + one.0, all.1 + one.1))
+    };
     let sums = bench.peers[peer].group.memory();
-    let daemon = bench.peers[peer].daemon;
-    let of = |sums: &BTreeMap<String, (f64, f64)>| sums.get(daemon).copied().unwrap_or_default();
-    let mut rest = (0.0, 0.0);
-    for (name, sum) in &sums {
-        if name != daemon && !PAYLOAD.contains(&name.as_str()) {
-            rest = (rest.0 + sum.0, rest.1 + sum.1);
-        }
-    }
+    let before = runtime(idle, true);
+    let (daemon, rest) = (runtime(&sums, true), runtime(&sums, false));
+    ensure!(
+        daemon.0 > 0.0 && rest.0 > 0.0 && sums.contains_key(PAYLOAD),
+        "not all processes are in the group that is counted: {sums:?}"
+    );
     #[allow(clippy::cast_precision_loss, reason = "a hundred")]
-    let pods = pods as f64;
-    bench.add(SUITE, "daemon idle, PSS", "KiB", peer, vec![of(idle).0]);
-    bench.add(
-        SUITE,
-        "daemon at 100 pods, PSS",
-        "KiB",
-        peer,
-        vec![of(&sums).0],
-    );
-    bench.add(
-        SUITE,
-        "daemon at 100 pods, private",
-        "KiB",
-        peer,
-        vec![of(&sums).1],
-    );
-    if rest.0 == 0.0 {
-        // Its processes are not in the group that is counted: no figure is better than nought.
-        return;
+    let count = pods as f64;
+    for (name, value) in [
+        ("daemon idle, PSS".to_owned(), before.0),
+        (format!("daemon at {pods} pods, PSS"), daemon.0),
+        (format!("daemon at {pods} pods, private"), daemon.1),
+        ("each pod with a container, PSS".into(), rest.0 / count),
+        ("each pod with a container, private".into(), rest.1 / count),
+    ] {
+        bench.add(SUITE, &name, "KiB", peer, vec![value]);
     }
-    bench.add(
-        SUITE,
-        "pod with a container, PSS",
-        "KiB",
-        peer,
-        vec![rest.0 / pods],
-    );
-    bench.add(
-        SUITE,
-        "pod with a container, private",
-        "KiB",
-        peer,
-        vec![rest.1 / pods],
-    );
+    Ok(())
 }
 
 async fn ask(bench: &mut Bench<'_>, count: usize, containers: &[&String]) -> Result<()> {

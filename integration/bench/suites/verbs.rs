@@ -47,7 +47,7 @@ async fn lives(bench: &mut Bench<'_>, peer: usize, round: usize) -> Result<()> {
         pods.push(client.run_pod(&format!("verbs-{round}-{number}")).await?);
     });
     sum += row!("CreateContainer", number => {
-        let id = client.create(&pods[number], "main", &["/bin/pause"], None).await?;
+        let id = client.create(&pods[number], "main", &["/bin/work"], None).await?;
         containers.push(id);
     });
     sum += row!("StartContainer", number => client.start(&containers[number]).await?);
