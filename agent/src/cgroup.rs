@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use berth_cgroup::{DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Resources, Stats};
+use berth_cgroup::{
+    DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Previous, Resources, Stats,
+};
 use berth_plan::CgroupLimits;
 
 use crate::error::{Error, Kind, Result};
@@ -87,6 +89,44 @@ pub(crate) fn remove_if_empty(layout: &Layout, path: &str) {
 pub(crate) fn stats(layout: &Layout, path: &str) -> Option<Stats> {
     let path = GroupPath::parse(path).ok()?;
     Some(Group::open(layout, &path).ok()?.stats())
+}
+
+/// Limits that were changed, and how they were before.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    group: Group,
+    previous: Previous,
+}
+
+/// Changes the limits that are given, all of them or none.
+///
+/// # Errors
+/// InvalidArgument and FailedPrecondition for limits that cannot be; NotFound is
+/// Internal, since whose group it is must know that it is there.
+pub(crate) fn update(layout: &Layout, path: &str, limits: &Resources) -> Result<Changed> {
+    let path = GroupPath::parse(path).map_err(convert)?;
+    let group = Group::open(layout, &path).map_err(convert)?;
+    let previous = group.update_revocably(limits).map_err(convert)?;
+    Ok(Changed { group, previous })
+}
+
+impl Changed {
+    /// Every process in the group.
+    ///
+    /// # Errors
+    /// Internal if they cannot be listed.
+    pub(crate) fn processes(&self) -> Result<Vec<i32>> {
+        let list = self.group.processes();
+        list.map_err(|error| Error::io("list the processes of a control group", error))
+    }
+
+    /// Sets the limits back.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn restore(self) -> Result<()> {
+        self.group.restore(self.previous).map_err(convert)
+    }
 }
 
 /// What went wrong with a group.

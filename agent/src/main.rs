@@ -9,6 +9,7 @@ mod cgroup;
 mod config;
 mod container;
 mod cri;
+mod describe;
 mod error;
 mod ids;
 mod image;

@@ -46,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) streaming: OnceLock<Streaming>,
     /// Compiled seccomp filters.
     pub(crate) filters: FilterCache,
+    /// What UpdateRuntimeConfig last said; empty before.
+    pod_cidr: Mutex<String>,
     /// Objects whose makers may never have got the answer, since the agent died.
     lost_replies: Mutex<BTreeSet<String>>,
     sandboxes: RwLock<BTreeMap<SandboxId, Arc<Sandbox>>>,
@@ -146,10 +148,40 @@ impl Node {
             facts: parts.facts,
             streaming: OnceLock::new(),
             filters: FilterCache::default(),
+            pod_cidr: Mutex::default(),
             lost_replies: Mutex::default(),
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
         }
+    }
+
+    /// Remembers the node's range of pod addresses as a kubelet tells it: one, or one per
+    /// family with a comma between them. Nothing said changes nothing.
+    ///
+    /// # Errors
+    /// InvalidArgument for what is no range.
+    pub(crate) fn set_pod_cidr(&self, given: &str) -> Result<()> {
+        if given.is_empty() {
+            return Ok(());
+        }
+        for range in given.split(',') {
+            range.trim().parse::<ipnet::IpNet>().map_err(|error| {
+                Error::invalid(format!("pod_cidr {range:?}: expected ADDRESS/PREFIX"))
+                    .with_source(error)
+            })?;
+        }
+        let mut known = self.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != given {
+            tracing::info!(pod_cidr = given, "a kubelet has told the pods' addresses");
+            given.clone_into(&mut known);
+        }
+        Ok(())
+    }
+
+    /// What [`Node::set_pod_cidr`] was last told; empty for nothing.
+    pub(crate) fn pod_cidr(&self) -> String {
+        let known = self.pod_cidr.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clone()
     }
 
     /// The same request for `id` may come once more: whoever sent it may not know

@@ -151,6 +151,8 @@ pub(crate) enum Verb {
     Start(verb::start::Args),
     /// Stop containers
     Stop(verb::stop::Args),
+    /// Change the limits of containers
+    Update(verb::update::Args),
     /// Remove containers
     Rm(verb::rm::Args),
     /// Stop pods

@@ -67,6 +67,23 @@ fn inherit_cpuset(parent: &Path, child: &Path) {
     }
 }
 
+/// What the first of `files` says that is there in the group `path`, in any hierarchy:
+/// v1 and v2 spell them differently.
+///
+/// # Errors
+/// If none is there.
+pub fn read(path: &str, files: &[&str]) -> Result<String> {
+    for hierarchy in hierarchies()? {
+        let group = hierarchy.join(path.trim_start_matches('/'));
+        for file in files {
+            if let Ok(text) = fs::read_to_string(group.join(file)) {
+                return Ok(text.trim().to_owned());
+            }
+        }
+    }
+    anyhow::bail!("{path} has none of {files:?}")
+}
+
 /// Removes the group `path` of every hierarchy, which must be empty.
 ///
 /// # Errors

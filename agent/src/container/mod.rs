@@ -8,12 +8,14 @@ mod devices;
 mod exec;
 mod files;
 mod log;
+mod oom_score;
 mod recover;
 mod remove;
 mod start;
 pub(crate) mod state;
 mod stats;
 mod stop;
+mod update;
 mod view;
 mod watch;
 
@@ -42,6 +44,7 @@ pub(crate) use remove::remove;
 pub(crate) use start::start;
 pub(crate) use stats::{list_stats, stats};
 pub(crate) use stop::{stop, stop_now};
+pub(crate) use update::{merge, update};
 pub(crate) use view::{list, status};
 
 /// A container in memory. Its record is what the store holds.

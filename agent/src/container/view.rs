@@ -170,6 +170,7 @@ fn verbose_info(node: &Node, container: &Container) -> BTreeMap<String, String> 
         "removing": record.removing,
         "record": &*record,
         "cgroup": record.cgroup,
+        "resources": crate::describe::resources(&record.resources),
         "runtimeSpec": described.get("runtimeSpec"),
         "provenance": described.get("provenance"),
         "oomScoreAdjClamped": record.oom_score_adj_clamped,

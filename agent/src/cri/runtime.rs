@@ -351,19 +351,46 @@ impl RuntimeService for Runtime {
         Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
+    // ---------------------------------------------------------------- updates
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        let deadline = deadline(&request);
+        container::update(&self.node, request.into_inner(), deadline).await?;
+        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        let deadline = deadline(&request);
+        sandbox::update(&self.node, request.into_inner(), deadline).await?;
+        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        let config = request.into_inner().runtime_config.unwrap_or_default();
+        let network = config.network_config.unwrap_or_default();
+        self.node.set_pod_cidr(&network.pod_cidr)?;
+        Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
+    }
+
     // ---------------------------------------------------------------- not yet
 
     not_yet! {
-        update_container_resources(UpdateContainerResourcesRequest) -> cri::UpdateContainerResourcesResponse,
         pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse,
         list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse,
-        update_runtime_config(UpdateRuntimeConfigRequest) -> cri::UpdateRuntimeConfigResponse,
         checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse,
         checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse,
         restore_pod(RestorePodRequest) -> cri::RestorePodResponse,
         list_metric_descriptors(ListMetricDescriptorsRequest) -> cri::ListMetricDescriptorsResponse,
         list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> cri::ListPodSandboxMetricsResponse,
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> cri::UpdatePodSandboxResourcesResponse,
     }
 
     type StreamPodSandboxesStream = Streamed<cri::StreamPodSandboxesResponse>;
@@ -392,6 +419,8 @@ fn status_info(node: &Node) -> BTreeMap<String, String> {
         "cgroupDriver": "cgroupfs",
         "shimSource": node.launcher.program().source().name(),
         "version": VERSION,
+        // What a kubelet says that the node's pods have; the built-in network has its own.
+        "podCIDR": node.pod_cidr(),
     });
     BTreeMap::from([
         ("config".to_owned(), config.to_string()),

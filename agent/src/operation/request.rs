@@ -77,6 +77,10 @@ verbs! {
     StopContainer = "stop-container" => REPEATABLE,
     /// RemoveContainer.
     RemoveContainer = "remove-container" => REPEATABLE,
+    /// UpdateContainerResources.
+    UpdateContainer = "update-container" => REPEATABLE,
+    /// UpdatePodSandboxResources.
+    UpdatePodSandbox = "update-pod-sandbox" => REPEATABLE,
     /// ReopenContainerLog.
     ReopenLog = "reopen-log" => REPEATABLE,
     /// A sandbox with a started container, for people.

@@ -10,6 +10,7 @@ mod remove;
 mod run;
 pub(crate) mod state;
 mod stop;
+mod update;
 mod view;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,6 +21,7 @@ pub(crate) use recover::{adopt, settle};
 pub(crate) use remove::remove;
 pub(crate) use run::run;
 pub(crate) use stop::stop;
+pub(crate) use update::update;
 pub(crate) use view::{list, matches_labels, status};
 
 /// A pod sandbox in memory. Its record is what the store holds.

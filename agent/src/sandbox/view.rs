@@ -9,10 +9,11 @@ use berth_proto::cri::{
 
 use super::Sandbox;
 use crate::{
+    describe,
     error::Result,
     ids,
     node::Node,
-    store::{MadeBy, SandboxRecord},
+    store::{MadeBy, PodResources, SandboxRecord},
 };
 
 /// Sandboxes that match; those that people made only if asked for.
@@ -126,7 +127,16 @@ fn verbose_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
         super::state::State::Ready { namespaces, .. } => namespaces.init.map_or(0, |p| p.pid),
         _ => 0,
     };
+    let linux = record.config.linux.clone().unwrap_or_default();
+    let resources = record.updated.clone().unwrap_or(PodResources {
+        overhead: linux.overhead.unwrap_or_default(),
+        resources: linux.resources.unwrap_or_default(),
+    });
     let info = serde_json::json!({
+        "resources": {
+            "overhead": describe::resources(&resources.overhead),
+            "resources": describe::resources(&resources.resources),
+        },
         "pid": init,
         "record": &*record,
         "netNamespaceClosed": !record.state.is_ready(),

@@ -33,6 +33,7 @@ pub(crate) use self::{
     devices::HostDevice,
     error::{Kind, SpecError},
     provenance::{Provenance, Source},
+    resources::limits,
     security::default_capabilities,
     signal::cri_signal,
     user::User,

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use berth_plan::CgroupLimits;
 use berth_proto::cri::LinuxContainerResources;
 use oci_spec::runtime::{
-    LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources,
+    Linux, LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources,
+    Spec,
 };
 
 use super::{
@@ -84,6 +86,24 @@ pub(super) fn resources(
         .set_memory(Some(memory))
         .set_devices(Some(devices));
     Ok(resources)
+}
+
+/// The limits alone, for a container that is there already: neither devices nor the
+/// handler's defaults.
+///
+/// # Errors
+/// [`SpecError`] for values that mean nothing.
+pub(crate) fn limits(given: &LinuxContainerResources) -> Result<CgroupLimits> {
+    oom_score_adj(given)?;
+    let resources = resources(given, Vec::new(), None, &mut Provenance::default())?;
+    let mut linux = Linux::default();
+    linux.set_resources(Some(resources));
+    let mut spec = Spec::default();
+    spec.set_linux(Some(linux));
+    let mut limits = berth_plan::limits(&spec)
+        .map_err(|error| SpecError::invalid("limits").with_source(error))?;
+    limits.devices.clear();
+    Ok(limits)
 }
 
 /// Nothing said means 0, not what the shim happens to have.

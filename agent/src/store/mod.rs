@@ -49,7 +49,7 @@ pub(crate) use error::StoreError;
 pub(crate) use ledger::{Effect, Entry};
 pub(crate) use load::Everything;
 pub(crate) use records::{
-    AddressRecord, Blob, ContainerRecord, ImageRecord, MadeBy, SandboxRecord, User,
+    AddressRecord, Blob, ContainerRecord, ImageRecord, MadeBy, PodResources, SandboxRecord, User,
 };
 pub(crate) use schema::MovedAside;
 #[cfg(test)]

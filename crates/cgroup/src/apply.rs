@@ -22,7 +22,13 @@ const PROGRAM: &str = "berth_devices";
 /// From here on v1 means "no limit"; the kernel rounds its maximum to pages.
 pub(crate) const NO_LIMIT: u64 = 1 << 62;
 
+/// What the limits were before an update.
+#[derive(Debug)]
+#[must_use]
+pub struct Previous(Vec<Undo>);
+
 /// One thing that was changed, and what was there before.
+#[derive(Debug)]
 enum Undo {
     File(Write, String),
     DevicesV1(Table),
@@ -38,14 +44,36 @@ impl Group {
     /// memory limit below what is in use (v2 would kill for it, so it is not tried);
     /// [`Error::NoController`]; or what the kernel refused.
     pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+        self.update_revocably(resources).map(drop)
+    }
+
+    /// As [`Group::update`]; the result can set everything back to what it was.
+    ///
+    /// # Errors
+    /// As [`Group::update`].
+    pub fn update_revocably(&self, resources: &Resources) -> Result<Previous, Error> {
         resources.validate()?;
         let current = self.current()?;
         let writes = limits::plan(resources, &current, |name| self.version(name))?;
         self.make_room(&writes)?;
         let table = table_of(resources)?;
         let mut undo = Vec::new();
-        self.write_all(&writes, table.as_ref(), &mut undo)
-            .map_err(|cause| self.roll_back(cause, undo))
+        match self.write_all(&writes, table.as_ref(), &mut undo) {
+            Ok(()) => Ok(Previous(undo)),
+            Err(cause) => Err(self.roll_back(cause, undo)),
+        }
+    }
+
+    /// Sets the limits back to what they were before an update.
+    ///
+    /// # Errors
+    /// What the kernel refused; the others are set back all the same.
+    pub fn restore(&self, previous: Previous) -> Result<(), Error> {
+        let mut first = Ok(());
+        for step in previous.0.into_iter().rev() {
+            first = first.and(self.take_back(step));
+        }
+        first
     }
 
     /// The limits of a new group, which is removed as a whole if one is refused.

@@ -32,6 +32,7 @@ mod resources;
 mod stats;
 mod tree;
 
+pub use apply::Previous;
 pub use devices::{DeviceKind, DeviceRule};
 pub use error::Error;
 pub use exec::ExecGroup;

@@ -9,6 +9,7 @@ pub(crate) mod images;
 pub(crate) mod import;
 mod info;
 pub(crate) mod inspect;
+mod limits;
 pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod logout;
@@ -33,6 +34,7 @@ mod streams;
 pub(crate) mod tag;
 mod tree;
 pub(crate) mod untag;
+pub(crate) mod update;
 pub(crate) mod version;
 
 use std::time::Duration;
@@ -101,6 +103,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Outcome<u8> {
         Verb::Create(args) => create::run(context, &args).await,
         Verb::Start(args) => start::run(context, &args).await,
         Verb::Stop(args) => stop::run(context, &args).await,
+        Verb::Update(args) => update::run(context, &args).await,
         Verb::Rm(args) => rm::run(context, &args).await,
         Verb::Stopp(args) => stopp::run(context, &args).await,
         Verb::Rmp(args) => rmp::run(context, &args).await,

@@ -30,3 +30,4 @@ mod security;
 mod serving;
 mod streaming;
 mod telemetry;
+mod update;

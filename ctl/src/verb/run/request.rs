@@ -5,16 +5,15 @@ use std::{collections::BTreeMap, env, fs::File, io::Read as _, path::PathBuf};
 use berth_proto::{berth::v1 as berth, cri};
 
 use super::Args;
-use crate::failure::{Failure, Outcome};
+use crate::{
+    failure::{Failure, Outcome},
+    verb::limits,
+};
 
 /// Annotation of what `run` makes: such a pod goes with its container.
 pub(in crate::verb) const MADE_BY_RUN: &str = "berth.v1/run";
 /// The Kubernetes namespace that is told for pods of people.
 const NAMESPACE: &str = "default";
-/// The period that CPU limits are told in, in microseconds.
-const CPU_PERIOD: i64 = 100_000;
-/// Less is not a process.
-const MEMORY_LEAST: u64 = 512 * 1024;
 
 /// What the container cannot read of the kernel, as Docker and the kubelet hide it.
 const MASKED: &[&str] = &[
@@ -309,61 +308,14 @@ fn set_user(security: &mut cri::LinuxContainerSecurityContext, given: &str) -> O
 
 fn resources(args: &Args) -> Outcome<cri::LinuxContainerResources> {
     let mut resources = cri::LinuxContainerResources::default();
-    if let Some(memory) = &args.memory {
-        resources.memory_limit_in_bytes = bytes(memory)
-            .filter(|&bytes| bytes >= MEMORY_LEAST)
-            .and_then(|bytes| i64::try_from(bytes).ok())
-            .ok_or_else(|| {
-                Failure::usage(
-                    format!("cannot use -m {memory}"),
-                    "expected something like 64m or 2g, at least 512k",
-                )
-            })?;
+    if let Some(text) = &args.memory {
+        resources.memory_limit_in_bytes = limits::memory("-m", text)?;
     }
-    if let Some(cpus) = &args.cpus {
-        resources.cpu_period = CPU_PERIOD;
-        resources.cpu_quota = quota(cpus).ok_or_else(|| {
-            Failure::usage(
-                format!("cannot use --cpus {cpus}"),
-                "expected a number of CPUs such as 2 or 0.5, at least 0.01",
-            )
-        })?;
+    if let Some(text) = &args.cpus {
+        resources.cpu_period = limits::CPU_PERIOD;
+        resources.cpu_quota = limits::cpu_quota(text)?;
     }
     Ok(resources)
-}
-
-/// Bytes in binary units, as Docker reads them: `64m` is 64 MiB.
-fn bytes(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let number = lower.trim_end_matches('b');
-    let number = number.strip_suffix('i').unwrap_or(number);
-    let (digits, shift) = match number.as_bytes().last()? {
-        b'k' => (&number[..number.len() - 1], 10),
-        b'm' => (&number[..number.len() - 1], 20),
-        b'g' => (&number[..number.len() - 1], 30),
-        b't' => (&number[..number.len() - 1], 40),
-        _ => (number, 0),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-/// A decimal number of CPUs as time per period. Not by way of a float.
-fn quota(text: &str) -> Option<i64> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let whole: i64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
-    if whole < 0 || part.len() > 9 || !part.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let part: i64 = format!("{part:0<9}").parse().ok()?;
-    let quota = whole
-        .checked_mul(CPU_PERIOD)?
-        .checked_add(part * CPU_PERIOD / 1_000_000_000)?;
-    // The kernel's least quota is a millisecond.
-    (quota >= 1000).then_some(quota)
 }
 
 fn random<const N: usize>() -> Outcome<[u8; N]> {
@@ -425,23 +377,6 @@ mod tests {
             (resources.cpu_quota, resources.cpu_period),
             (150_000, 100_000)
         );
-        for (text, expected) in [
-            ("1048576", Some(1 << 20)),
-            ("2gb", Some(2 << 30)),
-            ("1KiB", Some(1 << 10)),
-            ("", None),
-            ("m", None),
-            ("1.5g", None),
-            ("-1", None),
-            ("99999999999t", None),
-        ] {
-            assert_eq!(bytes(text), expected, "{text}");
-        }
-        assert_eq!(quota("0.01"), Some(1000));
-        assert_eq!(quota(".5"), Some(50_000));
-        for text in ["0", "0.001", "-1", "x", "1e3", "1.-5", "9999999999999999"] {
-            assert_eq!(quota(text), None, "{text}");
-        }
     }
 
     #[test]
