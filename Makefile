@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: bench build demo test test-v2 test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench bench-engine build demo test test-v2 test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -72,6 +72,13 @@ bench: build
 	$(CARGO) build $(CARGO_FLAGS) --release -p berth-integration --bin berth-bench
 	target/release/berth-bench --out target/bench $(if $(ONLY),--only $(ONLY)) \
 	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(if $(PROFILE),--profile)
+
+## bench-engine: one container's life beside crun, runc and a bare C program (ROUNDS=100 ENGINES=bare,berth-shim)
+bench-engine: build
+	@integration/tools.sh engine
+	$(CARGO) build $(CARGO_FLAGS) --release -p berth-bench-engine
+	target/release/berth-bench-engine --out target/bench-engine \
+	    $(if $(ENGINES),--engines $(ENGINES)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 ## fmt: format the code
 fmt:

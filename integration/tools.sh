@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build, the demo and the tests need and this machine lacks.
 #
-#   tools.sh build|demo|test|vm|bench
+#   tools.sh build|demo|test|vm|bench|engine
 #
 # From Debian's packages. The registry and busybox are only unpacked, into
 # target/tools: installing them would start a service and replace the machine's
@@ -109,6 +109,18 @@ if [ "$what" = vm ]; then
     exit 0
 fi
 
+# Other OCI runtimes: measured beside, and the first to show what a test looks for.
+peers() {
+    unpack usr/sbin/runc runc
+    libraries usr/sbin/runc runc
+    unpack usr/bin/crun crun
+    libraries usr/bin/crun crun
+}
+if [ "$what" = engine ]; then
+    peers
+    exit 0
+fi
+
 # The runtimes to be measured beside, unpacked: installing them would start services.
 if [ "$what" = bench ]; then
     while read -r file package; do
@@ -127,6 +139,7 @@ END
 fi
 
 need strace strace
+peers
 need openssl openssl
 # A client of registries and archives that is not ours.
 unpack usr/bin/skopeo skopeo
