@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod probe;
 pub mod process;
 pub mod resolve;
+pub mod sampler;
 pub mod terminal;
 
 use std::io;

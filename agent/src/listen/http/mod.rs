@@ -1,6 +1,7 @@
-//! Metrics and health over HTTP/1.1, on a unix socket and where configured on TCP.
+//! Metrics, health and profiles over HTTP/1.1, on a unix socket and where configured on TCP.
 
 mod pages;
+mod profile;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,8 @@ use http::{HeaderMap, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use tokio::sync::watch;
 
+use super::profile;
+
 /// The two formats that scrapers ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MetricsFormat {
@@ -56,6 +58,9 @@ impl MetricsFormat {
     }
 }
 
+/// The body of an answer.
+pub(super) type Page = Full<Bytes>;
+
 type Render = Box<dyn Fn(MetricsFormat) -> String + Send + Sync>;
 type Tasks = Box<dyn Fn() -> serde_json::Value + Send + Sync>;
 
@@ -92,11 +97,11 @@ impl Pages {
 
     /// Answers one request. `for_root` is whether only root can have sent it;
     /// names of objects are for root alone.
-    pub(super) fn answer<B>(
+    pub(super) async fn answer<B>(
         &self,
         request: &http::Request<B>,
         for_root: bool,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Page> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             response
@@ -104,10 +109,8 @@ impl Pages {
                 .insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        let verbose = request
-            .uri()
-            .query()
-            .is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+        let query = request.uri().query().unwrap_or_default();
+        let verbose = query.split('&').any(|part| part.starts_with("verbose"));
         match request.uri().path() {
             "/metrics" => {
                 let format = MetricsFormat::negotiate(request.headers());
@@ -133,27 +136,29 @@ impl Pages {
                 let body = format!("{:#}\n", (self.tasks)());
                 respond(StatusCode::OK, "application/json", body)
             }
-            "/debug/tasks" => text(
+            "/debug/pprof/profile" if for_root => profile::answer(query).await,
+            "/debug/tasks" | "/debug/pprof/profile" => text(
                 StatusCode::FORBIDDEN,
-                "names objects; ask on the unix socket\n",
+                "names objects or costs time; ask on the unix socket\n",
             ),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /metrics, /healthz, /livez, /readyz and /debug/tasks\n",
+                "there are /metrics, /healthz, /livez, /readyz, /debug/tasks \
+                 and /debug/pprof/profile\n",
             ),
         }
     }
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+pub(super) fn text(status: StatusCode, body: &'static str) -> Response<Page> {
     respond(status, "text/plain; charset=utf-8", body)
 }
 
-fn respond(
+pub(super) fn respond(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
+) -> Response<Page> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

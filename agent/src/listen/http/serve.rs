@@ -84,8 +84,8 @@ fn connection<S>(
     let (pages, stop) = (pages.clone(), stop.clone());
     tokio::spawn(async move {
         let service = service_fn(|request| {
-            let response = pages.answer(&request, for_root);
-            async move { Ok::<_, Infallible>(response) }
+            let pages = pages.clone();
+            async move { Ok::<_, Infallible>(pages.answer(&request, for_root).await) }
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -106,14 +106,44 @@ async fn the_format_is_what_the_scraper_accepts() {
 }
 
 #[tokio::test]
-async fn what_names_objects_is_not_told_over_tcp() {
+async fn what_names_objects_or_costs_time_is_not_told_over_tcp() {
     let house = House::open().await;
     assert!(house.get("/debug/tasks").await.contains("run-pod-sandbox"));
-    let stream = TcpStream::connect(house.addresses.tcp.unwrap())
-        .await
-        .unwrap();
-    let request = "GET /debug/tasks HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    assert!(talk(stream, request).await.starts_with("HTTP/1.1 403"));
+    for path in ["/debug/tasks", "/debug/pprof/profile?seconds=1"] {
+        let stream = TcpStream::connect(house.addresses.tcp.unwrap())
+            .await
+            .unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        assert!(talk(stream, &request).await.starts_with("HTTP/1.1 403"));
+    }
+}
+
+#[tokio::test]
+async fn a_profile_is_compressed_and_one_is_made_at_a_time() {
+    let house = House::open().await;
+    assert!(
+        house
+            .get("/debug/pprof/profile?seconds=0")
+            .await
+            .starts_with("HTTP/1.1 400")
+    );
+    let ask = async || {
+        let mut stream = UnixStream::connect(&house.addresses.socket).await.unwrap();
+        let request = "GET /debug/pprof/profile?seconds=2 HTTP/1.1\r\nHost: x\r\n\
+                       Connection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let mut answers = <[Vec<u8>; 2]>::from(tokio::join!(ask(), ask()));
+    answers.sort();
+    let [made, refused] = answers;
+    assert!(refused.starts_with(b"HTTP/1.1 409"));
+    assert!(made.starts_with(b"HTTP/1.1 200"));
+    let head = made.windows(4).position(|four| four == b"\r\n\r\n");
+    let body = &made[head.unwrap() + 4..];
+    assert_eq!(body[..2], [0x1f, 0x8b], "gzip");
 }
 
 #[tokio::test]
