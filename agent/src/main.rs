@@ -26,6 +26,7 @@ mod start;
 mod store;
 mod streaming;
 mod telemetry;
+mod timeline;
 
 use std::{io::Write as _, process::ExitCode};
 

@@ -27,6 +27,7 @@ use crate::{
     store::Store,
     streaming::Streaming,
     telemetry::Metrics,
+    timeline::Timeline,
 };
 
 /// The node.
@@ -35,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) dirs: Directories,
     pub(crate) store: Store,
     pub(crate) operations: Operations,
+    pub(crate) timeline: Timeline,
     pub(crate) launcher: Launcher,
     pub(crate) layout: Layout,
     pub(crate) images: Images,
@@ -123,6 +125,7 @@ pub(crate) struct Parts {
     pub(crate) dirs: Directories,
     pub(crate) store: Store,
     pub(crate) operations: Operations,
+    pub(crate) timeline: Timeline,
     pub(crate) launcher: Launcher,
     pub(crate) layout: Layout,
     pub(crate) images: Images,
@@ -139,6 +142,7 @@ impl Node {
             dirs: parts.dirs,
             store: parts.store,
             operations: parts.operations,
+            timeline: parts.timeline,
             launcher: parts.launcher,
             layout: parts.layout,
             images: parts.images,

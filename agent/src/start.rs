@@ -23,6 +23,7 @@ use crate::{
     store::{Everything, Store},
     streaming::Streaming,
     telemetry::Telemetry,
+    timeline::{Entry, Timeline},
 };
 
 /// The shim's program beside this one.
@@ -91,7 +92,9 @@ pub(crate) async fn start(
                 .to_owned(),
         );
     }
-    let operations = Operations::new(Some(telemetry.observer()));
+    let timeline = Timeline::open(dirs.root.join("timeline")).context("opening the timeline")?;
+    timeline.add(Entry::event("agent-started", &[], crate::cri::VERSION));
+    let operations = Operations::new(telemetry.observer(), timeline.clone());
     let node = Arc::new(Node::new(Parts {
         network: PodNetwork::open(config.network.builtin.clone(), &addresses).map_err(told)?,
         images: Images::new(
@@ -110,6 +113,7 @@ pub(crate) async fn start(
         observer: telemetry.observer(),
         store,
         operations,
+        timeline,
         dirs,
         config,
     }));

@@ -143,6 +143,10 @@ pub(crate) enum Verb {
     Stats(verb::stats::Args),
     /// Operations in flight, and what each is waiting for
     Ops,
+    /// What was done to a pod, container or image, phase by phase
+    Explain(verb::explain::Args),
+    /// Why a container ended
+    Why(verb::why::Args),
     /// Create a pod from a configuration file
     Runp(verb::runp::Args),
     /// Create a container in a pod from configuration files

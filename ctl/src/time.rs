@@ -95,6 +95,19 @@ pub(crate) fn span(nanos: i64) -> String {
     }
 }
 
+/// A moment in local time, to the millisecond: `11-21 05:00:00.123`.
+pub(crate) fn clock(nanos: i64) -> String {
+    Timestamp::from_nanosecond(nanos.into()).map_or_else(
+        |_out_of_range| "-".to_owned(),
+        |moment| {
+            moment
+                .to_zoned(TimeZone::system())
+                .strftime("%m-%d %H:%M:%S.%3f")
+                .to_string()
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! `berth.v1.Node`: what people ask of a node beyond the CRI.
 
+mod explain;
 mod export;
 mod import;
 mod info;
@@ -129,5 +130,15 @@ impl NodeService for Service {
         Ok(Response::new(v1::ListOperationsResponse {
             operations: info::operations(&self.node),
         }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let answer = explain::explain(&self.node, &request.into_inner().object).await?;
+        Ok(Response::new(answer))
+    }
+
+    async fn why(&self, request: Request<v1::WhyRequest>) -> Answer<v1::WhyResponse> {
+        let answer = container::why(&self.node, &request.into_inner().container_id).await?;
+        Ok(Response::new(answer))
     }
 }

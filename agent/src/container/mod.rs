@@ -4,6 +4,7 @@
 //! end; verbs that change one container hold its turn meanwhile.
 
 mod create;
+pub(crate) mod death;
 mod devices;
 mod exec;
 mod files;
@@ -18,11 +19,13 @@ mod stop;
 mod update;
 mod view;
 mod watch;
+mod why;
 
 use std::{
     collections::HashMap,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use berth_engine::Shim;
@@ -46,6 +49,7 @@ pub(crate) use stats::{list_stats, stats};
 pub(crate) use stop::{stop, stop_now};
 pub(crate) use update::{merge, update};
 pub(crate) use view::{list, status};
+pub(crate) use why::why;
 
 /// A container in memory. Its record is what the store holds.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ pub(crate) struct Container {
     /// must get through while a start hangs.
     pub(crate) turn: tokio::sync::Mutex<()>,
     live: RwLock<Option<Arc<Live>>>,
+    /// The first call that asked it to end.
+    asked: Mutex<Option<death::Asked>>,
 }
 
 /// What exists of a container while it has processes.
@@ -121,6 +127,7 @@ impl Container {
             changing: tokio::sync::Mutex::new(()),
             turn: tokio::sync::Mutex::new(()),
             live: RwLock::default(),
+            asked: Mutex::default(),
         })
     }
 
@@ -142,6 +149,17 @@ impl Container {
 
     pub(crate) fn set_live(&self, live: Option<Arc<Live>>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Somebody asks it to end; the first who does is who counts.
+    pub(crate) fn ask_to_end(&self, grace: Duration) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.get_or_insert_with(|| death::Asked::now(grace));
+    }
+
+    /// Whoever asked it to end, as far as this agent knows.
+    pub(crate) fn asked(&self) -> Option<death::Asked> {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`Container::live`] for what needs a running program.

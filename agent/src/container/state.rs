@@ -19,6 +19,7 @@
 use berth_proto::cri;
 use serde::{Deserialize, Serialize};
 
+use super::death::Circumstances;
 use crate::{error::Error, ids::Process};
 
 /// Exit code of a container whose program could not be started, as container
@@ -103,6 +104,9 @@ pub(crate) struct Exit {
     /// The most memory it used at one time, in bytes; 0 where that is unknown.
     #[serde(default)]
     pub(crate) memory_peak: u64,
+    /// What else was found out about it.
+    #[serde(default)]
+    pub(crate) circumstances: Circumstances,
 }
 
 /// Why a container ended.
@@ -166,6 +170,7 @@ impl Exit {
             started_at,
             finished_at,
             memory_peak: 0,
+            circumstances: Circumstances::default(),
         }
     }
 
@@ -179,6 +184,7 @@ impl Exit {
             started_at: 0,
             finished_at,
             memory_peak: 0,
+            circumstances: Circumstances::default(),
         }
     }
 
@@ -192,6 +198,7 @@ impl Exit {
             started_at: 0,
             finished_at,
             memory_peak: 0,
+            circumstances: Circumstances::default(),
         }
     }
 }

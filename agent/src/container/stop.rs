@@ -67,6 +67,7 @@ pub(crate) async fn stop_now(
     if !container.record().state.may_live() {
         return Ok(());
     }
+    container.ask_to_end(grace);
     let told = match container.live() {
         Some(live) => live.shim.stop(grace, 0).await,
         // Being built, or lost: there is nobody to ask.

@@ -7,13 +7,14 @@ use berth_proto::shim::Exited;
 use tokio::sync::mpsc;
 
 use super::{
-    Container, Live,
+    Container, Live, death,
     state::{Event as Change, Exit, Reason},
 };
 use crate::{
     error::{Error, Result},
     ids::Process,
     node::{Node, blocking, now},
+    timeline::Entry,
 };
 
 /// A record that cannot be written is tried again at this interval: an exit must
@@ -56,6 +57,7 @@ pub(super) fn spawn(
 
 /// Writes the exit down, however long that takes.
 pub(super) async fn ended(node: &Arc<Node>, container: &Container, exit: Exit) {
+    let exit = death::examine(node, container, exit).await;
     tracing::info!(
         container = %container.id,
         code = exit.code,
@@ -67,7 +69,16 @@ pub(super) async fn ended(node: &Arc<Node>, container: &Container, exit: Exit) {
             return;
         }
         match container.apply(node, Change::Exited(exit.clone())).await {
-            Ok(()) => return,
+            Ok(()) => {
+                let pod = container.record().sandbox_id.clone();
+                let ids = [pod.as_str(), container.id.as_str()];
+                let mut note = format!("code {}, {}", exit.code, exit.reason.name());
+                if !exit.message.is_empty() {
+                    note = format!("{note}: {}", exit.message);
+                }
+                node.timeline.add(Entry::event("exited", &ids, note));
+                return;
+            }
             Err(error) => {
                 tracing::warn!(container = %container.id, error = error.sentence(), "exit could not be recorded; trying again");
                 tokio::time::sleep(RETRY).await;

@@ -139,14 +139,16 @@ pub(crate) async fn import(
             if !chosen {
                 untaken(&node_in, &imported)?;
             }
+            let mut ids = Vec::new();
             for (stored, references) in imported {
                 let names: Vec<String> = references.iter().map(full_name).collect();
                 let id = record(&node_in, stored, names.clone(), &context).await?;
+                ids.push(id.clone());
                 sink.lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
                     .push((id, names));
             }
-            Ok(Value::Done)
+            Ok(Value::Id(ids.join(" ")))
         })
         .await?;
     let made = made

@@ -9,7 +9,13 @@ use super::{
     operations::Inner,
     table::{Key, Operation, Slot, Stage, State},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    timeline::Entry,
+};
+
+/// Of sandboxes, containers and images.
+const ID_DIGITS: usize = 64;
 
 impl Inner {
     /// To be called by the operation's task, once, when all is done or undone.
@@ -19,6 +25,7 @@ impl Inner {
             self.hide(operation, id);
         }
         let failure = result.as_ref().err().map(Error::sentence);
+        self.write_down(operation, &result, failure.clone());
         let mut unheard = false;
         let mut table = self.lock();
         if let Some(slot) = table.slot_of(operation) {
@@ -47,6 +54,36 @@ impl Inner {
         if !first {
             tracing::error!(%verb, %object, "an operation ended twice");
         }
+    }
+
+    /// Into the timeline.
+    fn write_down(&self, operation: &Operation, result: &Result<Value>, failure: Option<String>) {
+        let Some(timeline) = &self.timeline else {
+            return;
+        };
+        let mut entry = self.entry(operation);
+        if let Ok(Value::Id(ids)) = result {
+            for id in ids.split(' ') {
+                // What else a result may say is none.
+                let is_id = id.trim_start_matches("sha256:").len() == ID_DIGITS;
+                if is_id && !entry.ids.iter().any(|known| known == id) {
+                    entry.ids.push(id.to_owned());
+                }
+            }
+        }
+        entry.error = failure.unwrap_or_default();
+        timeline.add(entry);
+    }
+
+    /// What the timeline has of an operation until now.
+    pub(super) fn entry(&self, operation: &Operation) -> Entry {
+        let mut entry = operation.recorder.entry(operation.tracker.current());
+        entry.what = operation.key.verb.name().to_owned();
+        entry.object = operation.key.object.to_string();
+        if let Some(slot) = self.lock().slots.get(&operation.key) {
+            entry.ids.clone_from(&slot.made);
+        }
+        entry
     }
 
     pub(super) fn hide(&self, operation: &Arc<Operation>, id: &str) {

@@ -1,7 +1,7 @@
 //! Mutating operations that outlive the request that asked for them.
 //!
 //! ```ignore
-//! let operations = Operations::new(observer);
+//! let operations = Operations::new(observer, timeline);
 //! operations.on_unclaimed(move |left| async move { agent.remove(left).await });
 //!
 //! let value = operations

@@ -15,7 +15,10 @@ use super::{
     Context, Request, Value, Verb,
     table::{Key, State, Table},
 };
-use crate::error::Result;
+use crate::{
+    error::Result,
+    timeline::{Entry, Timeline},
+};
 
 /// The limits of the table.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +89,7 @@ pub(super) struct Inner {
     pub(super) table: Mutex<Table>,
     pub(super) limits: Limits,
     pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) timeline: Option<Timeline>,
     pub(super) on_unclaimed: OnceLock<OnUnclaimed>,
     pub(super) sweeping: AtomicBool,
     /// How many tasks are under way.
@@ -101,17 +105,28 @@ impl fmt::Debug for Inner {
 }
 
 impl Operations {
-    /// An empty table. `observer` is told of every phase of every operation.
-    pub(crate) fn new(observer: Option<Arc<dyn Observer>>) -> Self {
-        Self::with_limits(observer, Limits::default())
+    /// An empty table. `observer` is told of every phase of every operation, and
+    /// what has ended is written to `timeline`.
+    pub(crate) fn new(observer: Arc<dyn Observer>, timeline: Timeline) -> Self {
+        Self::build(Some(observer), Some(timeline), Limits::default())
     }
 
-    /// An empty table with limits of its own.
+    /// An empty table with limits of its own, of which nothing is written down.
+    #[cfg(test)]
     pub(crate) fn with_limits(observer: Option<Arc<dyn Observer>>, limits: Limits) -> Self {
+        Self::build(observer, None, limits)
+    }
+
+    fn build(
+        observer: Option<Arc<dyn Observer>>,
+        timeline: Option<Timeline>,
+        limits: Limits,
+    ) -> Self {
         Self(Arc::new(Inner {
             table: Mutex::default(),
             limits,
             observer,
+            timeline,
             on_unclaimed: OnceLock::new(),
             sweeping: AtomicBool::new(false),
             running: watch::Sender::new(0),
@@ -195,6 +210,27 @@ impl Operations {
         drop(table);
         list.sort_by_key(|operation| operation.since);
         list
+    }
+
+    /// The operations in flight as the timeline will have them, oldest first.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let running: Vec<_> = self
+            .0
+            .lock()
+            .slots
+            .values()
+            .filter(|slot| matches!(slot.state, State::Running))
+            .map(|slot| Arc::clone(&slot.operation))
+            .collect();
+        let mut entries: Vec<_> = running
+            .iter()
+            .map(|operation| Entry {
+                running: true,
+                ..self.0.entry(operation)
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.at);
+        entries
     }
 
     /// Takes no more operations and waits for those in flight, at most for

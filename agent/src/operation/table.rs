@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{Fingerprint, Limits, Value, Verb, admission::Present};
-use crate::error::Result;
+use crate::{error::Result, timeline::Recorder};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -33,6 +33,7 @@ pub(super) struct Operation {
     pub(super) key: Key,
     pub(super) fingerprint: Fingerprint,
     pub(super) tracker: Tracker,
+    pub(super) recorder: Arc<Recorder>,
     pub(super) cancel: CancellationToken,
     pub(super) since: SystemTime,
     pub(super) stage: watch::Sender<Stage>,

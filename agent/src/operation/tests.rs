@@ -460,7 +460,7 @@ async fn the_observer_sees_every_phase_and_the_rollback() {
         }
     }
     let seen = Arc::new(Seen::default());
-    let operations = Operations::new(Some(seen.clone()));
+    let operations = Operations::with_limits(Some(seen.clone()), Limits::default());
     let work = |context: Context| async move {
         context.undo.push("it", || async { Ok(()) });
         context.enter(Phase::Cgroup, "create")?;

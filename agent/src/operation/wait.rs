@@ -17,7 +17,10 @@ use super::{
     table::{Key, Operation, Slot, Stage, State},
     task,
 };
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    timeline::Recorder,
+};
 
 /// One caller that waits; leaving is dropping it.
 struct Waiter {
@@ -183,15 +186,13 @@ impl Inner {
     }
 
     fn operation(&self, key: Key, fingerprint: Fingerprint) -> Arc<Operation> {
-        let name = key.verb.name();
-        let tracker = match &self.observer {
-            Some(observer) => Tracker::new(name, Arc::clone(observer)),
-            None => Tracker::unobserved(name),
-        };
+        let recorder = Arc::new(Recorder::new(self.observer.clone()));
+        let tracker = Tracker::new(key.verb.name(), recorder.clone());
         Arc::new(Operation {
             key,
             fingerprint,
             tracker,
+            recorder,
             cancel: CancellationToken::new(),
             since: SystemTime::now(),
             stage: watch::Sender::new(Stage::Running),

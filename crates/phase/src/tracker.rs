@@ -10,9 +10,9 @@ use crate::{Injected, Phase, failpoint};
 
 /// Told of every finished phase; the agent's makes spans and metrics of it.
 pub trait Observer: Send + Sync {
-    /// `phase` of `operation` began.
-    fn began(&self, operation: &'static str, phase: Phase) {
-        let _ = (operation, phase);
+    /// `step` of `phase` of `operation` began.
+    fn began(&self, operation: &'static str, phase: Phase, step: &'static str) {
+        let _ = (operation, phase, step);
     }
     /// `phase` of `operation` took `took`.
     fn ended(&self, operation: &'static str, phase: Phase, took: Duration);
@@ -70,7 +70,7 @@ impl Tracker {
             if let Some((old, since)) = before {
                 observer.ended(self.0.operation, old, now.duration_since(since));
             }
-            observer.began(self.0.operation, phase);
+            observer.began(self.0.operation, phase, step);
         }
         failpoint::hit(self.0.operation, phase, step)
     }

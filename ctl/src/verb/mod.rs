@@ -5,6 +5,7 @@ mod bulk;
 pub(crate) mod create;
 pub(crate) mod exec;
 mod exit;
+pub(crate) mod explain;
 pub(crate) mod images;
 pub(crate) mod import;
 mod info;
@@ -36,6 +37,7 @@ mod tree;
 pub(crate) mod untag;
 pub(crate) mod update;
 pub(crate) mod version;
+pub(crate) mod why;
 
 use std::time::Duration;
 
@@ -99,6 +101,8 @@ pub(crate) async fn dispatch(cli: Cli) -> Outcome<u8> {
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Stats(args) => stats::run(context, &args).await,
         Verb::Ops => ops::run(context).await,
+        Verb::Explain(args) => explain::run(context, &args).await,
+        Verb::Why(args) => why::run(context, &args).await,
         Verb::Runp(args) => runp::run(context, &args).await,
         Verb::Create(args) => create::run(context, &args).await,
         Verb::Start(args) => start::run(context, &args).await,

@@ -13,6 +13,7 @@ mod client_python;
 mod client_terminal;
 mod exec;
 mod exit;
+mod explain;
 mod failpoints;
 mod fixture;
 mod images;
