@@ -194,6 +194,11 @@ pub(crate) fn reference_of(image: &ImageRecord) -> String {
 
 /// The library's errors in the agent's words.
 pub(crate) fn convert(error: berth_image::Error) -> Error {
+    convert_about("image".to_owned(), error)
+}
+
+/// As [`convert`], for one image: what is wrong with its content names no registry by itself.
+pub(crate) fn convert_about(what: String, error: berth_image::Error) -> Error {
     use berth_image::Kind as K;
     let kind = match error.kind() {
         K::InvalidReference => Kind::InvalidArgument,
@@ -210,7 +215,7 @@ pub(crate) fn convert(error: berth_image::Error) -> Error {
         K::Internal => Kind::Internal,
     };
     let incomplete = error.kind() == K::Incomplete;
-    let error = Error::new(kind, "image").with_source(error);
+    let error = Error::new(kind, what).with_source(error);
     match incomplete {
         true => error.with_remedy(
             "image.keep_blobs must be true in the node's configuration when it is pulled",

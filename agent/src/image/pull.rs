@@ -9,7 +9,7 @@ use berth_phase::Phase;
 use berth_proto::cri::AuthConfig;
 use tokio::{sync::watch, time::Instant};
 
-use super::{convert, full_name};
+use super::{convert, convert_about, full_name};
 use crate::{
     error::{Error, Result},
     node::{Node, blocking, now},
@@ -59,7 +59,7 @@ pub(crate) async fn pull(
             .store
             .pull(request, &context.tracker, progress, context.cancel.clone())
             .await
-            .map_err(convert)?;
+            .map_err(|error| convert_about(format!("image {reference}"), error))?;
         node_in.metrics.pulled_bytes(received(&seen.borrow()));
         let names = vec![full_name(&reference), reference.repo_digest(&stored.named)];
         let id = record(&node_in, stored, names, &context).await?;

@@ -14,6 +14,7 @@ impl Config {
                 extra_ca: self.image.extra_ca.clone(),
                 hosts_dirs: self.image.hosts_dirs.clone(),
                 proxies: Proxies::from_env(),
+                ..Registries::default()
             },
             limits: self.image_limits(),
             keep_blobs: self.image.keep_blobs,

@@ -214,7 +214,7 @@ fn registry(error: &RegistryError) -> Kind {
         | RegistryError::Untrusted { .. } => Kind::Configuration,
         RegistryError::UnknownHost { .. } => Kind::UnknownHost,
         RegistryError::Connection { .. } | RegistryError::Status { .. } => Kind::Unavailable,
-        RegistryError::Stalled { .. } => Kind::Timeout,
+        RegistryError::Stalled { .. } | RegistryError::Slow { .. } => Kind::Timeout,
         RegistryError::Truncated { .. }
         | RegistryError::Longer { .. }
         | RegistryError::Digest { .. } => Kind::DataLoss,

@@ -6,6 +6,7 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no outside")]
 
+mod answers;
 mod bad_input;
 mod client_crictl;
 mod client_ctl;

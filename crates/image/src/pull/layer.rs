@@ -101,9 +101,9 @@ impl LayerJob {
     pub(super) async fn run(self: Arc<Self>, transfer: Arc<Transfer>) -> Result<(), Error> {
         let store = &self.target.store;
         let cancel = &transfer.cancel;
-        let _slot = tokio::select! {
+        let _turn = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            slot = store.slots.acquire() => slot.map_err(|_closed| Error::Cancelled)?,
+            turn = store.turn(self.target.reference.registry()) => turn?,
         };
         // Another transfer of the blob or the layer may be just stopping. Always in this
         // order: a blob can be claimed for several layers, and a layer have several blobs.

@@ -303,10 +303,11 @@ pub(super) async fn fetch_token(
                 host: http::host(&realm),
                 status,
                 what: "a token".to_owned(),
+                seconds: None,
             },
         });
     }
-    let body = read_capped(answer, &realm, "a token", ANSWER_MAX).await?;
+    let body = read_capped(answer, &realm, "a token", ANSWER_MAX, clients.patience()).await?;
     let answer: TokenAnswer = serde_json::from_slice(&body)
         .ok()
         .ok_or_else(|| refused("has a token service that does not answer in JSON".to_owned()))?;

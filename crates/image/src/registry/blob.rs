@@ -12,14 +12,10 @@ use super::{
     RegistryError, Session,
     hosts::Capability,
     http::{chunk, host},
+    patience::seconds,
     session::{ATTEMPTS, back_off},
 };
 use crate::document::Descriptor;
-
-/// At least so many bytes in each such time, or the transfer counts as stalled:
-/// a server that feeds single bytes would else hold the pull for ever.
-const PROGRESS_BYTES: u64 = 16 << 10;
-const PROGRESS_TIME: Duration = Duration::from_secs(60);
 
 impl Session<'_> {
     /// A blob to be read chunk by chunk, from its byte `from` on.
@@ -100,7 +96,8 @@ impl Blob<'_> {
             };
             let url = open.answer.url().clone();
             let began = Instant::now();
-            let chunk = chunk(&mut open.answer, &url, &self.what).await?;
+            let patience = self.session.clients().patience();
+            let chunk = chunk(&mut open.answer, &url, &self.what, patience).await?;
             self.window.0 += began.elapsed();
             let Some(mut chunk) = chunk else {
                 if self.got < self.size {
@@ -122,16 +119,16 @@ impl Blob<'_> {
                 chunk = chunk.split_off(known);
             }
             self.window.1 += chunk.len() as u64;
-            if self.window.0 > PROGRESS_TIME {
-                if self.window.1 < PROGRESS_BYTES {
-                    self.window = (Duration::ZERO, 0);
-                    return Err(RegistryError::Stalled {
+            if self.window.0 > patience.window {
+                let (_, bytes) = std::mem::take(&mut self.window);
+                if bytes < patience.least {
+                    return Err(RegistryError::Slow {
                         host: host(&url),
                         what: self.what.clone(),
-                        seconds: PROGRESS_TIME.as_secs(),
+                        bytes,
+                        seconds: seconds(patience.window),
                     });
                 }
-                self.window = (Duration::ZERO, 0);
             }
             if chunk.is_empty() {
                 continue;

@@ -14,11 +14,12 @@ use reqwest::{
 };
 
 use super::{
-    RegistryError, SILENCE_MAX,
+    RegistryError,
     dead::Dead,
     guard::{Guard, Inner},
     hosts::{Host, Transport},
     origin::{Registries, is_loopback, may_see_credentials, same_host, same_origin},
+    patience::{Patience, seconds},
     tls::{self, NodeRoots},
     token::Tokens,
 };
@@ -27,8 +28,6 @@ use super::{
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// As [`CONNECT_MAX`] for a mirror, which is only a short cut.
 const MIRROR_CONNECT_MAX: Duration = Duration::from_secs(1);
-/// Storage behind registries takes its time to the first byte.
-const HEADERS_MAX: Duration = Duration::from_secs(30);
 /// The distribution specification needs one or two; more is a loop.
 const REDIRECTS_MAX: usize = 5;
 /// Connections kept for the next request of the same pull.
@@ -164,6 +163,10 @@ impl Clients {
         })
     }
 
+    pub(super) fn patience(&self) -> &Patience {
+        &self.registries.patience
+    }
+
     /// Sends one request, following nothing.
     pub(super) async fn send(
         &self,
@@ -176,12 +179,13 @@ impl Clients {
                 why: format!("{variable} in the agent's environment is not the URL of a proxy"),
             });
         }
-        match tokio::time::timeout(HEADERS_MAX, request.send()).await {
+        let limit = self.patience().headers;
+        match tokio::time::timeout(limit, request.send()).await {
             Ok(answer) => answer.map_err(|error| transport(url, what, error)),
             Err(_) => Err(RegistryError::Stalled {
                 host: host(url),
                 what: what.to_owned(),
-                seconds: HEADERS_MAX.as_secs(),
+                seconds: seconds(limit),
             }),
         }
     }
@@ -338,13 +342,14 @@ pub(super) async fn chunk(
     answer: &mut Response,
     url: &Url,
     what: &str,
+    patience: &Patience,
 ) -> Result<Option<Bytes>, RegistryError> {
-    match tokio::time::timeout(SILENCE_MAX, answer.chunk()).await {
+    match tokio::time::timeout(patience.silence, answer.chunk()).await {
         Ok(chunk) => chunk.map_err(|error| transport(url, what, error)),
         Err(_) => Err(RegistryError::Stalled {
             host: host(url),
             what: what.to_owned(),
-            seconds: SILENCE_MAX.as_secs(),
+            seconds: seconds(patience.silence),
         }),
     }
 }
@@ -355,6 +360,7 @@ pub(super) async fn read_capped(
     url: &Url,
     what: &str,
     limit: u64,
+    patience: &Patience,
 ) -> Result<Vec<u8>, RegistryError> {
     let too_large = || RegistryError::TooLarge {
         host: host(url),
@@ -365,9 +371,8 @@ pub(super) async fn read_capped(
         return Err(too_large());
     }
     let mut body = Vec::new();
-    // A trickle of bytes, each within the limit for silence, must not last for ever.
     let whole = async {
-        while let Some(chunk) = chunk(&mut answer, url, what).await? {
+        while let Some(chunk) = chunk(&mut answer, url, what, patience).await? {
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }
@@ -375,12 +380,12 @@ pub(super) async fn read_capped(
         }
         Ok(())
     };
-    match tokio::time::timeout(SILENCE_MAX * 2, whole).await {
+    match tokio::time::timeout(patience.document(), whole).await {
         Ok(result) => result.map(|()| body),
         Err(_) => Err(RegistryError::Stalled {
             host: host(url),
             what: what.to_owned(),
-            seconds: SILENCE_MAX.as_secs() * 2,
+            seconds: seconds(patience.document()),
         }),
     }
 }

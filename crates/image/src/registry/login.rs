@@ -59,6 +59,7 @@ pub(crate) async fn check(
             host: host(&url),
             status,
             what: "its interface (/v2/); is it a registry?".to_owned(),
+            seconds: None,
         }),
     }
 }

@@ -11,6 +11,7 @@ mod hosts;
 mod http;
 pub(crate) mod login;
 mod origin;
+mod patience;
 mod proxy;
 pub(crate) mod push;
 mod session;
@@ -21,13 +22,9 @@ pub use auth::Auth;
 pub(crate) use auth::realms;
 pub(crate) use http::Clients;
 pub use origin::Registries;
+pub use patience::Patience;
 pub use proxy::Proxies;
 pub(crate) use session::{Action, RawDocument, Session, Shared};
-
-use std::time::Duration;
-
-/// Between two chunks of an answer. Longer silences are a dead connection, not a slow one.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Why a registry did not give what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +60,7 @@ pub enum RegistryError {
         /// What is wrong with it.
         why: String,
     },
-    /// Silence, or progress slower than any usable link.
+    /// Silence.
     #[error("{host} made no progress for {seconds} s while {what} was awaited")]
     Stalled {
         /// The host.
@@ -71,6 +68,18 @@ pub enum RegistryError {
         /// What was awaited.
         what: String,
         /// For how long.
+        seconds: u64,
+    },
+    /// Bytes come, but too few for them ever to be the whole.
+    #[error("{host} sent only {bytes} bytes of {what} in {seconds} s")]
+    Slow {
+        /// The host.
+        host: String,
+        /// What was awaited.
+        what: String,
+        /// Bytes that came.
+        bytes: u64,
+        /// In how long.
         seconds: u64,
     },
     /// The answer ended early.
@@ -194,7 +203,10 @@ pub enum RegistryError {
         source: Box<RegistryError>,
     },
     /// Any other status.
-    #[error("{host} answered {status} for {what}")]
+    #[error(
+        "{host} answered {status} for {what}{}",
+        .seconds.map_or(String::new(), |s| format!(", and wants {s} s of patience; try again then"))
+    )]
     Status {
         /// The host.
         host: String,
@@ -202,6 +214,8 @@ pub enum RegistryError {
         status: u16,
         /// What was asked for.
         what: String,
+        /// What it asks to wait, if that is longer than a pull waits.
+        seconds: Option<u64>,
     },
     /// More bytes than a document or answer may have.
     #[error("{host} sends more than {limit} bytes for {what}")]
@@ -264,8 +278,13 @@ impl RegistryError {
     /// Whether the same request may succeed a little later.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            Self::Connection { .. } | Self::Stalled { .. } | Self::Truncated { .. } => true,
-            Self::Status { status, .. } => *status >= 500,
+            Self::Connection { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. }
+            | Self::Truncated { .. } => true,
+            Self::Status {
+                status, seconds, ..
+            } => *status >= 500 && seconds.is_none(),
             Self::RateLimited { seconds, .. } => seconds.is_none(),
             Self::Mirrors { source, .. } => source.is_transient(),
             Self::UnknownHost { .. }

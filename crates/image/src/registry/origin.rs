@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use reqwest::Url;
 
-use super::Proxies;
+use super::{Patience, Proxies};
 
 /// How registries are reached.
 ///
@@ -24,6 +24,8 @@ pub struct Registries {
     pub hosts_dirs: Vec<PathBuf>,
     /// What requests go through.
     pub proxies: Proxies,
+    /// How long they may take.
+    pub patience: Patience,
 }
 
 impl Registries {

@@ -33,8 +33,6 @@ pub(super) const ATTEMPTS: u32 = 4;
 pub(super) const ROUNDS: u32 = 3;
 /// Doubled each time; together below two seconds.
 const BACKOFF: Duration = Duration::from_millis(200);
-/// A registry that asks for more patience than this is reported instead.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 /// A mirror's answer to a request; longer than that, the registry itself is quicker.
 const MIRROR_ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -154,7 +152,8 @@ impl<'c> Session<'c> {
             };
             let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
             let stated = header("docker-content-digest").and_then(|text| text.parse().ok());
-            let bytes = read_capped(answer, &url, what, DOCUMENT_MAX).await?;
+            let bytes =
+                read_capped(answer, &url, what, DOCUMENT_MAX, self.clients.patience()).await?;
             for expected in digest.into_iter().chain(&stated) {
                 if !expected.matches(&bytes) {
                     return Err(RegistryError::Digest {
@@ -182,7 +181,8 @@ impl<'c> Session<'c> {
         let ask = |index: usize| async move {
             let answer = self.get(index, path, none, what).await?;
             let url = answer.url().clone();
-            let bytes = read_capped(answer, &url, what, DOCUMENT_MAX).await?;
+            let bytes =
+                read_capped(answer, &url, what, DOCUMENT_MAX, self.clients.patience()).await?;
             if (bytes.len() as u64) < blob.size {
                 return Err(RegistryError::Truncated {
                     host: host(&url),
@@ -338,6 +338,10 @@ impl<'c> Session<'c> {
                 host,
                 status,
                 what: what.to_owned(),
+                seconds: match status {
+                    500.. if !at.mirror => self.wait_as_told(&answer).await,
+                    _ => None,
+                },
             },
         })
     }
@@ -379,27 +383,21 @@ impl<'c> Session<'c> {
 
     /// The error for a 429, after having waited as long as it says if that is bearable.
     pub(super) async fn limited(&self, answer: &Response) -> RegistryError {
-        let wait = self.wait_as_told(answer).await;
         RegistryError::RateLimited {
             host: host(answer.url()),
-            seconds: match wait {
-                Wait::TooLong(wait) => Some(wait.as_secs()),
-                Wait::Over | Wait::Unsaid => None,
-            },
+            seconds: self.wait_as_told(answer).await,
         }
     }
 
-    async fn wait_as_told(&self, answer: &Response) -> Wait {
-        let header = answer.headers().get(RETRY_AFTER);
-        let text = header.and_then(|value| value.to_str().ok());
-        match text.and_then(|text| patience(text, SystemTime::now())) {
-            None => Wait::Unsaid,
-            Some(wait) if wait > RETRY_AFTER_MAX => Wait::TooLong(wait),
-            Some(wait) => {
-                tokio::time::sleep(wait).await;
-                Wait::Over
-            }
+    /// Waits as long as an answer asks for; the seconds that it asks for if they are too many.
+    pub(super) async fn wait_as_told(&self, answer: &Response) -> Option<u64> {
+        let header = answer.headers().get(RETRY_AFTER)?;
+        let wait = patience(header.to_str().ok()?, SystemTime::now())?;
+        if wait > self.clients.patience().retry_after {
+            return Some(wait.as_secs());
         }
+        tokio::time::sleep(wait).await;
+        None
     }
 
     pub(super) async fn authorize(
@@ -536,14 +534,6 @@ fn join(at: &Host, path: &str) -> Result<Url, RegistryError> {
             host: host(&at.base),
             why: format!("has no address for {path}"),
         })
-}
-
-/// What became of the time that a host asked for.
-enum Wait {
-    /// It named none.
-    Unsaid,
-    Over,
-    TooLong(Duration),
 }
 
 /// `Retry-After`: seconds, or the time of day as HTTP writes it.

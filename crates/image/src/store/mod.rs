@@ -44,6 +44,8 @@ use rustix::{
     io::Errno,
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::{
     Error, Limits,
     layer::{open_beneath, read_names, remove_tree},
@@ -53,7 +55,9 @@ use crate::{
 
 /// How many layers are fetched and unpacked at once, over all pulls: enough to
 /// hide the registry's latency, few enough to leave other pods their disk.
-const LAYERS_AT_ONCE: usize = 4;
+const LAYERS_AT_ONCE: usize = 6;
+/// So many of them from one registry: one that is slow must not keep pulls from others waiting.
+const LAYERS_OF_A_REGISTRY: usize = 4;
 
 /// What a store can be told when it is opened.
 #[derive(Clone, Debug)]
@@ -94,7 +98,9 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     pub(crate) clients: Clients,
     pub(crate) pins: Pins,
-    pub(crate) slots: tokio::sync::Semaphore,
+    slots: Arc<Semaphore>,
+    /// One for each registry that layers come from at the moment.
+    lanes: Mutex<HashMap<String, Arc<Semaphore>>>,
     pub(crate) transfers: Transfers,
     /// Held by whoever needs much memory to decompress.
     pub(crate) wide: Mutex<()>,
@@ -144,7 +150,8 @@ impl Store {
             limits: settings.limits,
             clients: Clients::new(settings.registries),
             pins: Pins::default(),
-            slots: tokio::sync::Semaphore::new(LAYERS_AT_ONCE),
+            slots: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
+            lanes: Mutex::default(),
             transfers: Transfers::default(),
             wide: Mutex::default(),
             making: Mutex::default(),
@@ -166,7 +173,31 @@ impl Store {
     }
 }
 
+/// The right to bring one layer.
+#[derive(Debug)]
+pub(crate) struct Turn(
+    #[expect(dead_code, reason = "held for their Drop")] [OwnedSemaphorePermit; 2],
+);
+
 impl Inner {
+    /// Waits until a layer may come from `registry`.
+    pub(crate) async fn turn(&self, registry: &str) -> Result<Turn, Error> {
+        let lane = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+            let new = || Arc::new(Semaphore::new(LAYERS_OF_A_REGISTRY));
+            Arc::clone(lanes.entry(registry.to_owned()).or_insert_with(new))
+        };
+        // Neither is ever closed. The registry's own first: who waits for it holds no slot.
+        let closed = |_closed| Error::Cancelled;
+        let lane = lane.acquire_owned().await.map_err(closed)?;
+        let slot = Arc::clone(&self.slots)
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
+        Ok(Turn([lane, slot]))
+    }
+
     /// The lock of whoever makes `key`.
     pub(crate) fn maker(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);

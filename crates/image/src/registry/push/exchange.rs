@@ -13,10 +13,11 @@ use serde::Deserialize;
 
 use super::piece::Piece;
 use crate::registry::{
-    RegistryError, SILENCE_MAX, Session,
+    Patience, RegistryError, Session,
     auth::{Challenge, challenges},
     http::{host, read_capped, transport},
     origin::same_origin,
+    patience::seconds,
     session::ROUNDS,
 };
 
@@ -81,7 +82,7 @@ impl Session<'_> {
         loop {
             let request = self.request(method.clone(), url, sent.as_ref())?;
             let request = sending.put_into(request.headers(headers.clone()));
-            let answer = watched(request, url, sending, what).await?;
+            let answer = watched(request, url, sending, what, self.clients().patience()).await?;
             if answer.status().as_u16() != 401 || !own || round == ROUNDS {
                 return Ok(answer);
             }
@@ -145,11 +146,16 @@ impl Session<'_> {
             429 => self.limited(&answer).await,
             status => {
                 let url = answer.url().clone();
-                let words = words(answer, &url).await;
+                let seconds = match status {
+                    500.. => self.wait_as_told(&answer).await,
+                    _ => None,
+                };
+                let words = words(answer, &url, self.clients().patience()).await;
                 RegistryError::Status {
                     host,
                     status,
                     what: format!("{what}{words}"),
+                    seconds,
                 }
             }
         }
@@ -179,6 +185,7 @@ async fn watched(
     url: &Url,
     sending: &Sending<'_>,
     what: &'static str,
+    patience: &Patience,
 ) -> Result<Response, RegistryError> {
     let answer = request.send();
     tokio::pin!(answer);
@@ -193,12 +200,12 @@ async fn watched(
             (before, since) = (now, Instant::now());
         }
         let all = now >= sending.length() && sending.length() > 0;
-        let limit = if all { COMMIT_MAX } else { SILENCE_MAX };
+        let limit = if all { COMMIT_MAX } else { patience.silence };
         if since.elapsed() > limit {
             return Err(RegistryError::Stalled {
                 host: host(url),
                 what: what.to_owned(),
-                seconds: limit.as_secs(),
+                seconds: seconds(limit),
             });
         }
     }
@@ -218,8 +225,8 @@ struct Failure {
 
 /// What the registry says about its refusal, if it does so as the specification
 /// wants it.
-async fn words(answer: Response, url: &Url) -> String {
-    let Ok(body) = read_capped(answer, url, "an error", WORDS_MAX).await else {
+async fn words(answer: Response, url: &Url, patience: &Patience) -> String {
+    let Ok(body) = read_capped(answer, url, "an error", WORDS_MAX, patience).await else {
         return String::new();
     };
     let Ok(Errors { errors }) = serde_json::from_slice(&body) else {
