@@ -98,7 +98,7 @@ async fn a_failure_is_explained_and_so_is_what_is_not_done_yet() -> Result<()> {
     assert!(pulls[0].error.contains("no/such"), "{pulls:?}");
     let here = explain(node, &shell.image).await?;
     assert_eq!(names(&here), ["pull"]);
-    assert_eq!(here[0].ids, [shell.image_id.clone()]);
+    assert_eq!(here[0].ids, std::slice::from_ref(&shell.image_id));
     assert!(uncovered(&here[0]) <= (here[0].took / 50).max(200_000));
 
     let pod = shell.pod("slow", IGNORES).await?;
