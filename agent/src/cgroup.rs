@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use berth_cgroup::{
-    DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Previous, Resources, Stats,
+    Details, DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Previous, Resources, Stats,
 };
 use berth_plan::CgroupLimits;
 
@@ -85,10 +85,39 @@ pub(crate) fn remove_if_empty(layout: &Layout, path: &str) {
     }
 }
 
+/// Controllers whose files [`stats`] reads.
+const COUNTED: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+/// And those that [`details`] reads beyond them.
+const COUNTED_IN_DETAIL: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "blkio", "hugetlb"];
+
 /// What the group at `path` uses; none if it is gone.
 pub(crate) fn stats(layout: &Layout, path: &str) -> Option<Stats> {
     let path = GroupPath::parse(path).ok()?;
-    Some(Group::open(layout, &path).ok()?.stats())
+    Some(Group::open_for(layout, &path, &COUNTED).ok()?.stats())
+}
+
+/// All that a group can tell of itself.
+#[derive(Debug)]
+pub(crate) struct InDetail {
+    pub(crate) stats: Stats,
+    pub(crate) details: Details,
+    pub(crate) processes: Vec<i32>,
+    pub(crate) oom_kills: u64,
+    /// The most memory at one time, in bytes.
+    pub(crate) memory_peak: Option<u64>,
+}
+
+/// What the group at `path` uses, in detail; none if it is gone.
+pub(crate) fn details(layout: &Layout, path: &str) -> Option<InDetail> {
+    let path = GroupPath::parse(path).ok()?;
+    let group = Group::open_for(layout, &path, &COUNTED_IN_DETAIL).ok()?;
+    Some(InDetail {
+        stats: group.stats(),
+        details: group.details(),
+        processes: group.processes().unwrap_or_default(),
+        oom_kills: group.oom_kill_count().unwrap_or(0),
+        memory_peak: group.memory_peak(),
+    })
 }
 
 /// Limits that were changed, and how they were before.

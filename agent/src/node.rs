@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     container::Container,
     error::{Error, Result},
+    event::Events,
     ids::{self, ContainerId, SandboxId},
     image::Images,
     kernel::Feature,
@@ -48,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) streaming: OnceLock<Streaming>,
     /// Compiled seccomp filters.
     pub(crate) filters: FilterCache,
+    /// Those who listen to the lives of containers and pods.
+    pub(crate) events: Events,
     /// What UpdateRuntimeConfig last said; empty before.
     pod_cidr: Mutex<String>,
     /// Objects whose makers may never have got the answer, since the agent died.
@@ -152,6 +155,7 @@ impl Node {
             facts: parts.facts,
             streaming: OnceLock::new(),
             filters: FilterCache::default(),
+            events: Events::default(),
             pod_cidr: Mutex::default(),
             lost_replies: Mutex::default(),
             sandboxes: RwLock::default(),
@@ -275,6 +279,14 @@ impl Node {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
+    }
+
+    /// Where each container writes: its writable layer and anonymous volumes.
+    pub(crate) fn written_directories(&self) -> Vec<(ContainerId, PathBuf)> {
+        self.containers()
+            .iter()
+            .map(|container| (container.id.clone(), self.dirs.container(&container.id)))
+            .collect()
     }
 
     pub(crate) fn containers_of(&self, sandbox: &SandboxId) -> Vec<Arc<Container>> {

@@ -284,7 +284,7 @@ async fn build(
         },
     };
     container
-        .change(&node.store, |record| {
+        .change(node, |record| {
             record.oom_score_adj = created.oom_score_adj;
             record.oom_score_adj_clamped = created.oom_score_adj_clamped;
             record.state = record.state.clone().next(Event::Created { processes })?;

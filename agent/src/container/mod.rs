@@ -14,7 +14,7 @@ mod recover;
 mod remove;
 mod start;
 pub(crate) mod state;
-mod stats;
+pub(crate) mod stats;
 mod stop;
 mod update;
 mod view;
@@ -48,7 +48,7 @@ pub(crate) use start::start;
 pub(crate) use stats::{list_stats, stats};
 pub(crate) use stop::{stop, stop_now};
 pub(crate) use update::{merge, update};
-pub(crate) use view::{list, status};
+pub(crate) use view::{list, status, statuses};
 pub(crate) use why::why;
 
 /// A container in memory. Its record is what the store holds.
@@ -67,6 +67,8 @@ pub(crate) struct Container {
     live: RwLock<Option<Arc<Live>>>,
     /// The first call that asked it to end.
     asked: Mutex<Option<death::Asked>>,
+    /// The last look at its CPU time.
+    cpu_sample: Mutex<stats::CpuSample>,
 }
 
 /// What exists of a container while it has processes.
@@ -128,6 +130,7 @@ impl Container {
             turn: tokio::sync::Mutex::new(()),
             live: RwLock::default(),
             asked: Mutex::default(),
+            cpu_sample: Mutex::default(),
         })
     }
 
@@ -137,6 +140,12 @@ impl Container {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn cpu_sample(&self) -> std::sync::MutexGuard<'_, stats::CpuSample> {
+        self.cpu_sample
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The shim and what belongs to it, while there is one.
@@ -188,32 +197,67 @@ impl Container {
     /// # Errors
     /// FailedPrecondition if it cannot happen now; Internal if it cannot be written.
     pub(crate) async fn apply(&self, node: &Node, event: state::Event) -> Result<()> {
-        self.change(&node.store, |record| {
+        self.change(node, |record| {
             record.state = record.state.clone().next(event)?;
             Ok(())
         })
         .await
     }
 
-    /// Writes down what `change` makes of the record before anybody can see it.
-    /// Changes come one after another, each on top of the one before.
+    /// Writes down what `change` makes of the record before anybody can see it, and tells
+    /// those who listen. Changes come one after another, each on top of the one before.
     ///
     /// # Errors
     /// Those of `change`; Internal if it cannot be written. Then nothing has changed.
     pub(crate) async fn change(
         &self,
-        store: &Store,
+        node: &Node,
         change: impl FnOnce(&mut ContainerRecord) -> Result<()>,
     ) -> Result<()> {
+        // Before the next change, so that events come in the order in which things happened.
+        let tell = |before: &ContainerRecord| self.tell(node, before);
+        self.change_in(&node.store, change, tell).await
+    }
+
+    /// [`Container::change`] with somebody else to tell of the record as it was before.
+    pub(crate) async fn change_in(
+        &self,
+        store: &Store,
+        change: impl FnOnce(&mut ContainerRecord) -> Result<()>,
+        tell: impl FnOnce(&ContainerRecord),
+    ) -> Result<()> {
         let _alone = self.changing.lock().await;
-        let mut record = ContainerRecord::clone(&self.record());
+        let before = self.record();
+        let mut record = ContainerRecord::clone(&before);
         change(&mut record)?;
         store
             .put_container(&record, record.made_by.durability())
             .await?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
         self.changed.send_replace(());
+        tell(&before);
         Ok(())
+    }
+
+    fn tell(&self, node: &Node, before: &ContainerRecord) {
+        use berth_proto::cri::ContainerEventType as Type;
+        let after = self.record();
+        let existed = before.state.cri().is_some();
+        let ran = |record: &ContainerRecord| record.state.started_at() != 0;
+        let ended = |record: &ContainerRecord| record.state.exit().is_some();
+        let steps = [
+            (
+                !existed && after.state.cri().is_some(),
+                Type::ContainerCreatedEvent,
+            ),
+            // What ends at once may be written down as ended first.
+            (!ran(before) && ran(&after), Type::ContainerStartedEvent),
+            (!ended(before) && ended(&after), Type::ContainerStoppedEvent),
+        ];
+        for (_, kind) in steps.into_iter().filter(|(happened, _)| *happened) {
+            node.events
+                .tell(node, &after.sandbox_id, self.id.as_str(), kind);
+        }
     }
 
     /// Waits until the container has exited.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use berth_phase::Phase;
+use berth_proto::cri::ContainerEventType;
 
 use super::{Container, files, stop_now};
 use crate::{
@@ -40,7 +41,7 @@ pub(crate) async fn remove(
             context.enter(Phase::Record, "removing")?;
             if !container.record().removing {
                 container
-                    .change(&node.store, |record| {
+                    .change(&node, |record| {
                         record.removing = true;
                         Ok(())
                     })
@@ -93,6 +94,14 @@ pub(super) async fn forget(node: &Arc<Node>, id: &ContainerId) -> Result<()> {
             crate::store::Durability::Soon,
         )
         .await?;
+    let gone = node.container(id.as_str());
     node.drop_container(id);
+    if let Ok(record) = gone.map(|gone| gone.record())
+        && record.state.cri().is_some()
+    {
+        let kind = ContainerEventType::ContainerDeletedEvent;
+        node.events
+            .tell(node, &record.sandbox_id, id.as_str(), kind);
+    }
     Ok(())
 }

@@ -103,7 +103,7 @@ async fn change(
     };
     context.enter(Phase::Record, "limits")?;
     container
-        .change(&node.store, |record| {
+        .change(node, |record| {
             record.resources = merged;
             if let Some(to) = to {
                 record.oom_score_adj_clamped = !granted;

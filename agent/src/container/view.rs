@@ -10,7 +10,7 @@ use berth_proto::cri::{
 use super::{Container, files};
 use crate::{
     error::{Error, Result},
-    ids,
+    ids::{self, SandboxId},
     node::Node,
     sandbox::matches_labels,
     store::{ContainerRecord, MadeBy},
@@ -89,11 +89,19 @@ pub(crate) fn status(
     verbose: bool,
 ) -> Result<(ContainerStatus, BTreeMap<String, String>)> {
     let container = node.container(id)?;
-    let record = container.record();
-    let state = record
-        .state
-        .cri()
+    let status = of(node, &container.record())
         .ok_or_else(|| Error::not_found(format!("container {id:?} is not there yet")))?;
+    let info = if verbose {
+        verbose_info(node, &container)
+    } else {
+        BTreeMap::new()
+    };
+    Ok((status, info))
+}
+
+/// The status of a container; none while it is being made.
+fn of(node: &Node, record: &ContainerRecord) -> Option<ContainerStatus> {
+    let state = record.state.cri()?;
     let exit = record.state.exit();
     let (reason, message) = match (&record.state, exit) {
         (_, Some(exit)) => (exit.reason.name().to_owned(), exit.message.clone()),
@@ -102,7 +110,7 @@ pub(crate) fn status(
     };
     let mut resources = record.resources.clone();
     resources.oom_score_adj = record.oom_score_adj.into();
-    let status = ContainerStatus {
+    Some(ContainerStatus {
         id: record.id.to_string(),
         metadata: record.config.metadata.clone(),
         state: state.into(),
@@ -111,8 +119,8 @@ pub(crate) fn status(
         finished_at: exit.map_or(0, |exit| exit.finished_at),
         exit_code: exit.map_or(0, |exit| exit.code),
         image: Some(ImageSpec {
-            image: node.images.shown_name(&record),
-            ..image_spec(&record)
+            image: node.images.shown_name(record),
+            ..image_spec(record)
         }),
         image_ref: record.image_ref.clone(),
         image_id: record.image_id.clone(),
@@ -134,13 +142,18 @@ pub(crate) fn status(
             }),
         }),
         stop_signal: cri_signal(record.stop_signal),
-    };
-    let info = if verbose {
-        verbose_info(node, &container)
-    } else {
-        BTreeMap::new()
-    };
-    Ok((status, info))
+    })
+}
+
+/// The statuses of all containers of a pod, oldest first.
+pub(crate) fn statuses(node: &Node, sandbox: &SandboxId) -> Vec<ContainerStatus> {
+    let containers = node.containers_of(sandbox);
+    let mut all: Vec<_> = containers
+        .iter()
+        .filter_map(|container| of(node, &container.record()))
+        .collect();
+    all.sort_by_key(|status| status.created_at);
+    all
 }
 
 /// CRI counts signals in an order of its own.

@@ -1,12 +1,14 @@
 //! `runtime.v1.ImageService`.
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
 use berth_proto::cri::{self, image_service_server::ImageService};
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::deadline;
+use super::{
+    deadline,
+    stream::{Streamed, pieces},
+};
 use crate::{image, node::Node};
 
 /// Serves the ImageService.
@@ -29,18 +31,21 @@ fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
         .ok_or_else(|| Status::invalid_argument("the request names no image"))
 }
 
+/// The one image that a list is about.
+fn wanted(filter: Option<cri::ImageFilter>) -> Option<String> {
+    let image = filter.and_then(|filter| filter.image);
+    image
+        .map(|image| image.image)
+        .filter(|name| !name.is_empty())
+}
+
 #[tonic::async_trait]
 impl ImageService for Images {
     async fn list_images(
         &self,
         request: Request<cri::ListImagesRequest>,
     ) -> Answer<cri::ListImagesResponse> {
-        let wanted = request
-            .into_inner()
-            .filter
-            .and_then(|filter| filter.image)
-            .map(|image| image.image)
-            .filter(|name| !name.is_empty());
+        let wanted = wanted(request.into_inner().filter);
         Ok(Response::new(cri::ListImagesResponse {
             images: image::list(&self.node, wanted.as_deref()),
         }))
@@ -90,13 +95,14 @@ impl ImageService for Images {
         }))
     }
 
-    type StreamImagesStream =
-        Pin<Box<dyn Stream<Item = Result<cri::StreamImagesResponse, Status>> + Send>>;
+    type StreamImagesStream = Streamed<cri::StreamImagesResponse>;
 
     async fn stream_images(
         &self,
-        _: Request<cri::StreamImagesRequest>,
+        request: Request<cri::StreamImagesRequest>,
     ) -> Answer<Self::StreamImagesStream> {
-        Err(Status::unimplemented("stream_images is not implemented"))
+        let wanted = wanted(request.into_inner().filter);
+        let items = image::list(&self.node, wanted.as_deref());
+        Ok(pieces(items, |images| cri::StreamImagesResponse { images }))
     }
 }

@@ -4,6 +4,7 @@
 mod image;
 mod runtime;
 mod status;
+mod stream;
 mod version;
 
 use tokio::time::{Duration, Instant};

@@ -1,16 +1,17 @@
 //! `runtime.v1.RuntimeService`.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use berth_proto::cri::{self, runtime_service_server::RuntimeService};
-use tokio_stream::Stream;
+use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
 use super::{
     deadline,
+    stream::{Streamed, pieces},
     version::{KUBELET_API, RUNTIME_API, RUNTIME_NAME, VERSION},
 };
-use crate::{container, kernel, node::Node, sandbox, store::MadeBy, streaming};
+use crate::{container, kernel, node::Node, podmetrics, sandbox, store::MadeBy, streaming};
 
 /// Serves the RuntimeService.
 #[derive(Clone, Debug)]
@@ -25,25 +26,9 @@ impl Runtime {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-fn unimplemented(call: &str) -> Status {
-    Status::unimplemented(format!("{call} is not implemented"))
-}
-
-type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = Answer<T>> + Send + 'a>>;
-
-// `async_trait` does not look into macros, so they give what it would make.
-macro_rules! not_yet {
-    ($($name:ident($request:ident) -> $response:ty,)+) => {
-        $(fn $name<'a, 'b>(&'a self, _: Request<cri::$request>) -> Future<'b, $response>
-        where
-            'a: 'b,
-            Self: 'b,
-        {
-            Box::pin(async { Err(unimplemented(stringify!($name))) })
-        })+
-    };
+fn unimplemented(what: &str) -> Status {
+    Status::unimplemented(format!("{what} not supported yet"))
 }
 
 #[tonic::async_trait]
@@ -151,13 +136,17 @@ impl RuntimeService for Runtime {
         request: Request<cri::PodSandboxStatusRequest>,
     ) -> Answer<cri::PodSandboxStatusResponse> {
         let request = request.into_inner();
-        let (status, info) = sandbox::status(&self.node, &request.pod_sandbox_id, request.verbose)?;
+        // First, so that no event which is not in the statuses is older.
+        let timestamp = self.node.events.time();
+        let sandbox = self.node.sandbox(&request.pod_sandbox_id)?;
+        let (status, info) = sandbox::status(&self.node, sandbox.id.as_str(), request.verbose)?;
+        let statuses = container::statuses(&self.node, &sandbox.id);
         Ok(Response::new(cri::PodSandboxStatusResponse {
             status: Some(status),
             info,
-            // Together with a timestamp they would say that events are sent.
-            containers_statuses: Vec::new(),
-            timestamp: 0,
+            // Both, for kubelets that listen to events: the time is comparable with theirs.
+            containers_statuses: statuses,
+            timestamp,
         }))
     }
 
@@ -351,6 +340,44 @@ impl RuntimeService for Runtime {
         Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let stats = sandbox::stats(&self.node, &id).await?;
+        Ok(Response::new(cri::PodSandboxStatsResponse {
+            stats: Some(stats),
+        }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        let filter = request.into_inner().filter;
+        let stats = sandbox::list_stats(&self.node, filter).await?;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        Ok(Response::new(cri::ListMetricDescriptorsResponse {
+            descriptors: podmetrics::descriptors(),
+        }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse {
+            pod_metrics: podmetrics::list(&self.node).await?,
+        }))
+    }
+
     // ---------------------------------------------------------------- updates
 
     async fn update_container_resources(
@@ -381,16 +408,27 @@ impl RuntimeService for Runtime {
         Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
     }
 
-    // ---------------------------------------------------------------- not yet
+    // ------------------------------------------------------------ not supported
 
-    not_yet! {
-        pod_sandbox_stats(PodSandboxStatsRequest) -> cri::PodSandboxStatsResponse,
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> cri::ListPodSandboxStatsResponse,
-        checkpoint_container(CheckpointContainerRequest) -> cri::CheckpointContainerResponse,
-        checkpoint_pod(CheckpointPodRequest) -> cri::CheckpointPodResponse,
-        restore_pod(RestorePodRequest) -> cri::RestorePodResponse,
-        list_metric_descriptors(ListMetricDescriptorsRequest) -> cri::ListMetricDescriptorsResponse,
-        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> cri::ListPodSandboxMetricsResponse,
+    async fn checkpoint_container(
+        &self,
+        _: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
+        Err(unimplemented("checkpoints of containers are"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _: Request<cri::CheckpointPodRequest>,
+    ) -> Answer<cri::CheckpointPodResponse> {
+        Err(unimplemented("checkpoints of pods are"))
+    }
+
+    async fn restore_pod(
+        &self,
+        _: Request<cri::RestorePodRequest>,
+    ) -> Answer<cri::RestorePodResponse> {
+        Err(unimplemented("restoring pods is"))
     }
 
     type StreamPodSandboxesStream = Streamed<cri::StreamPodSandboxesResponse>;
@@ -400,13 +438,65 @@ impl RuntimeService for Runtime {
     type StreamPodSandboxMetricsStream = Streamed<cri::StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream = Streamed<cri::ContainerEventResponse>;
 
-    not_yet! {
-        stream_pod_sandboxes(StreamPodSandboxesRequest) -> Self::StreamPodSandboxesStream,
-        stream_containers(StreamContainersRequest) -> Self::StreamContainersStream,
-        stream_container_stats(StreamContainerStatsRequest) -> Self::StreamContainerStatsStream,
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> Self::StreamPodSandboxStatsStream,
-        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Self::StreamPodSandboxMetricsStream,
-        get_container_events(GetEventsRequest) -> Self::GetContainerEventsStream,
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        let items = sandbox::list(&self.node, request.into_inner().filter.as_ref(), false);
+        Ok(pieces(items, |pod_sandboxes| {
+            cri::StreamPodSandboxesResponse { pod_sandboxes }
+        }))
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let items = container::list(&self.node, request.into_inner().filter.as_ref(), false);
+        Ok(pieces(items, |containers| cri::StreamContainersResponse {
+            containers,
+        }))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        let items = container::list_stats(&self.node, request.into_inner().filter).await?;
+        Ok(pieces(items, |container_stats| {
+            cri::StreamContainerStatsResponse { container_stats }
+        }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        let items = sandbox::list_stats(&self.node, request.into_inner().filter).await?;
+        Ok(pieces(items, |pod_sandbox_stats| {
+            cri::StreamPodSandboxStatsResponse { pod_sandbox_stats }
+        }))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        let items = podmetrics::list(&self.node).await?;
+        Ok(pieces(items, |pod_sandbox_metrics| {
+            cri::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }
+        }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        let events = self.node.events.listen()?;
+        let told = events.map(|event| event.map_err(Status::from));
+        Ok(Response::new(Box::pin(told)))
     }
 }
 

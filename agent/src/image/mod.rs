@@ -35,6 +35,7 @@ pub(crate) use remove::{collect, collect_after, remove};
 pub(crate) use save::{Sink, export};
 pub(crate) use tag::{Untag, tag, untag};
 pub(crate) use view::{fs_usage, list, status};
+pub(crate) use writable::Counted;
 
 /// The images of this node.
 #[derive(Debug)]

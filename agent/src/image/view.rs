@@ -105,13 +105,7 @@ pub(crate) async fn fs_usage(node: &Arc<Node>) -> Result<FsUsage> {
     .await?;
     let held = node.clone();
     let written = blocking("read the use of containers", move || {
-        let containers = held.containers();
-        let directories = containers.iter().map(|container| {
-            let id = container.record().id.clone();
-            let directory = held.dirs.container(&id);
-            (id, directory)
-        });
-        Ok(held.images.writable.total(directories.collect()))
+        Ok(held.images.writable.total(held.written_directories()))
     })
     .await?;
     let usage = |path: std::path::PathBuf, bytes, inodes| FilesystemUsage {

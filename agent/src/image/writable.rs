@@ -3,14 +3,14 @@
 //! A kubelet asks every few seconds, and a container may have millions of files.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use crate::ids::ContainerId;
+use crate::{ids::ContainerId, node::now};
 
 /// How old a count may be; a kubelet looks for full disks every ten seconds.
 const FRESH: Duration = Duration::from_secs(10);
@@ -28,27 +28,45 @@ pub(crate) struct Use {
 #[derive(Debug, Default)]
 pub(crate) struct Writable(Mutex<HashMap<ContainerId, Counted>>);
 
-#[derive(Debug)]
-struct Counted {
+/// What was counted, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
     at: Instant,
-    used: Use,
+    /// The same in Unix nanoseconds.
+    pub(crate) timestamp: i64,
+    pub(crate) used: Use,
 }
 
 impl Writable {
     /// The sum over `containers`, each with its directory. Blocks.
     pub(crate) fn total(&self, containers: Vec<(ContainerId, PathBuf)>) -> Use {
-        self.total_within(containers, FRESH, TIME_MAX)
+        self.each(containers)
+            .values()
+            .fold(Use::default(), |sum, counted| Use {
+                bytes: sum.bytes + counted.used.bytes,
+                inodes: sum.inodes + counted.used.inodes,
+            })
     }
 
-    fn total_within(
+    /// The counts of all `containers`, each with its directory; who did not fit into the
+    /// time for the first time is not among them. What is not named is forgotten. Blocks.
+    pub(crate) fn each(
+        &self,
+        containers: Vec<(ContainerId, PathBuf)>,
+    ) -> HashMap<ContainerId, Counted> {
+        self.each_within(containers, FRESH, TIME_MAX)
+    }
+
+    fn each_within(
         &self,
         mut containers: Vec<(ContainerId, PathBuf)>,
         fresh: Duration,
         time: Duration,
-    ) -> Use {
+    ) -> HashMap<ContainerId, Counted> {
         // One question counts; another one meanwhile waits for its result.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|id, _| containers.iter().any(|(there, _)| there == id));
+        let there: HashSet<&ContainerId> = containers.iter().map(|(id, _)| id).collect();
+        known.retain(|id, _| there.contains(id));
         containers.sort_by_key(|(id, _)| known.get(id).map(|counted| counted.at));
         let began = Instant::now();
         for (id, directory) in containers {
@@ -71,13 +89,14 @@ impl Writable {
                     inodes: used.inodes.max(before.inodes),
                 },
             };
-            let at = Instant::now();
-            known.insert(id, Counted { at, used });
+            let counted = Counted {
+                at: Instant::now(),
+                timestamp: now(),
+                used,
+            };
+            known.insert(id, counted);
         }
-        known.values().fold(Use::default(), |sum, counted| Use {
-            bytes: sum.bytes + counted.used.bytes,
-            inodes: sum.inodes + counted.used.inodes,
-        })
+        known.clone()
     }
 }
 
@@ -133,8 +152,9 @@ mod tests {
         assert!(total.bytes >= 8 * 512);
         std::fs::write(one.1.join("more"), b"x").unwrap();
         assert_eq!(writable.total(both.clone()), total);
-        let now = writable.total_within(both, Duration::ZERO, TIME_MAX);
-        assert_eq!(now.inodes, total.inodes + 1);
+        let now = writable.each_within(both, Duration::ZERO, TIME_MAX);
+        let inodes: u64 = now.values().map(|counted| counted.used.inodes).sum();
+        assert_eq!(inodes, total.inodes + 1);
         assert_eq!(writable.total(vec![two]).inodes, 6);
         // A directory that is not there yet occupies nothing.
         let none = (ContainerId::random().unwrap(), root.path().join("none"));
@@ -146,11 +166,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let all: Vec<_> = (0..3).map(|_| container(root.path(), 10)).collect();
         let writable = Writable::default();
-        assert_eq!(
-            writable.total_within(all.clone(), FRESH, Duration::ZERO),
-            Use::default()
-        );
+        let none = writable.each_within(all.clone(), FRESH, Duration::ZERO);
+        assert!(none.values().all(|counted| counted.used == Use::default()));
         let fresh = Duration::ZERO;
-        assert_eq!(writable.total_within(all, fresh, TIME_MAX).inodes, 33);
+        let each = writable.each_within(all, fresh, TIME_MAX);
+        assert_eq!(each.values().map(|one| one.used.inodes).sum::<u64>(), 33);
     }
 }

@@ -9,20 +9,24 @@ mod recover;
 mod remove;
 mod run;
 pub(crate) mod state;
+mod stats;
 mod stop;
 mod update;
 mod view;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use berth_proto::cri::{ContainerEventType, PodSandboxState};
+
 use crate::{error::Result, ids::SandboxId, node::Node, store::SandboxRecord};
 
 pub(crate) use recover::{adopt, settle};
 pub(crate) use remove::remove;
 pub(crate) use run::run;
+pub(crate) use stats::{is_told, links, list_stats, stats};
 pub(crate) use stop::stop;
 pub(crate) use update::update;
-pub(crate) use view::{list, matches_labels, status};
+pub(crate) use view::{list, matches_labels, snapshot, status};
 
 /// A pod sandbox in memory. Its record is what the store holds.
 #[derive(Debug)]
@@ -60,11 +64,30 @@ impl Sandbox {
         self.replace(node, record).await
     }
 
+    /// Puts `record` in the place of the one that is there, on disk first, and tells those
+    /// who listen. The caller holds the turn.
+    ///
+    /// # Errors
+    /// Internal if it cannot be written.
     pub(crate) async fn replace(&self, node: &Node, record: SandboxRecord) -> Result<()> {
         node.store
             .put_sandbox(&record, record.made_by.durability())
             .await?;
+        let (before, after) = (self.record().state.cri(), record.state.cri());
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
+        let kinds: &[ContainerEventType] = match (before, after) {
+            (None, Some(PodSandboxState::SandboxReady)) => &[
+                ContainerEventType::ContainerCreatedEvent,
+                ContainerEventType::ContainerStartedEvent,
+            ],
+            (Some(PodSandboxState::SandboxReady), Some(PodSandboxState::SandboxNotready)) => {
+                &[ContainerEventType::ContainerStoppedEvent]
+            }
+            _ => &[],
+        };
+        for &kind in kinds {
+            node.events.tell(node, &self.id, self.id.as_str(), kind);
+        }
         Ok(())
     }
 }

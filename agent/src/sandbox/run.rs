@@ -8,7 +8,9 @@ use std::{
 
 use berth_engine::{PodDescriptors, PodRequest};
 use berth_phase::Phase;
-use berth_proto::cri::{NamespaceMode, NamespaceOption, PodSandboxConfig, RunPodSandboxRequest};
+use berth_proto::cri::{
+    ContainerEventType, NamespaceMode, NamespaceOption, PodSandboxConfig, RunPodSandboxRequest,
+};
 
 use super::{
     Sandbox, files,
@@ -400,6 +402,9 @@ pub(super) async fn forget(node: &Arc<Node>, id: &SandboxId) -> Result<()> {
             Durability::Soon,
         )
         .await?;
+    // With its last status; a creation that is undone was never told of.
+    let kind = ContainerEventType::ContainerDeletedEvent;
+    node.events.tell(node, id, id.as_str(), kind);
     node.drop_sandbox(id);
     Ok(())
 }

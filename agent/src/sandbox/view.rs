@@ -11,7 +11,7 @@ use super::Sandbox;
 use crate::{
     describe,
     error::Result,
-    ids,
+    ids::{self, SandboxId},
     node::Node,
     store::{MadeBy, PodResources, SandboxRecord},
 };
@@ -81,21 +81,31 @@ pub(crate) fn status(
     verbose: bool,
 ) -> Result<(PodSandboxStatus, BTreeMap<String, String>)> {
     let sandbox = node.sandbox(id)?;
-    let record = sandbox.record();
-    let state = record.state.cri().ok_or_else(|| {
+    let status = of(&sandbox.record()).ok_or_else(|| {
         crate::error::Error::not_found(format!("pod sandbox {id:?} is not there yet"))
     })?;
+    let info = if verbose {
+        verbose_info(&sandbox)
+    } else {
+        BTreeMap::new()
+    };
+    Ok((status, info))
+}
+
+/// The status of a sandbox; none while it is being made.
+fn of(record: &SandboxRecord) -> Option<PodSandboxStatus> {
+    let state = record.state.cri()?;
     let linux = record.config.linux.clone().unwrap_or_default();
     let options = linux
         .security_context
         .and_then(|context| context.namespace_options)
         .unwrap_or_default();
-    let status = PodSandboxStatus {
+    Some(PodSandboxStatus {
         id: record.id.to_string(),
         metadata: record.config.metadata.clone(),
         state: state.into(),
         created_at: record.created_at,
-        network: Some(network(&record)),
+        network: Some(network(record)),
         linux: Some(LinuxPodSandboxStatus {
             namespaces: Some(Namespace {
                 options: Some(options),
@@ -104,13 +114,15 @@ pub(crate) fn status(
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
         runtime_handler: record.runtime_handler.clone(),
-    };
-    let info = if verbose {
-        verbose_info(&sandbox)
-    } else {
-        BTreeMap::new()
-    };
-    Ok((status, info))
+    })
+}
+
+/// The status of a sandbox for those who listen to events; none of those that people made.
+pub(crate) fn snapshot(node: &Node, id: &SandboxId) -> Option<PodSandboxStatus> {
+    let record = node.sandbox(id.as_str()).ok()?.record();
+    (record.made_by == MadeBy::Cri)
+        .then(|| of(&record))
+        .flatten()
 }
 
 fn network(record: &SandboxRecord) -> PodSandboxNetworkStatus {

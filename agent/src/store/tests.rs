@@ -509,10 +509,11 @@ async fn an_end_that_comes_while_the_start_is_written_down_stays() {
     let id = record.id.clone();
     let container = crate::container::Container::new(record);
     let happen = |event: container_state::Event| {
-        container.change(&store, |record| {
+        let change = |record: &mut crate::store::ContainerRecord| {
             record.state = record.state.clone().next(event)?;
             Ok(())
-        })
+        };
+        container.change_in(&store, change, |_| {})
     };
     let exit = Exit::of_program(0, 0, false, NOW, NOW);
     let (ended, started) = tokio::join!(

@@ -7,7 +7,7 @@ use std::{
 
 use nix::{errno::Errno, fcntl::OFlag};
 
-use crate::{Error, GroupPath, Layout, file, layout, tree};
+use crate::{Error, GroupPath, Hierarchy, Layout, file, layout, tree};
 
 /// The directory of a group in one hierarchy.
 #[derive(Debug)]
@@ -51,9 +51,32 @@ impl Group {
     /// [`Error::System`] if it exists in none ([`Error::is_not_found`]), or if one
     /// cannot be opened: without it the group would look emptier than it is.
     pub fn open(layout: &Layout, path: &GroupPath) -> Result<Self, Error> {
+        Self::open_where(layout, path, |_| true)
+    }
+
+    /// As [`Group::open`], of only those v1 hierarchies that have one of `controllers`,
+    /// and of v2's: for whoever only reads, and often.
+    ///
+    /// # Errors
+    /// As [`Group::open`].
+    pub fn open_for(
+        layout: &Layout,
+        path: &GroupPath,
+        controllers: &[&str],
+    ) -> Result<Self, Error> {
+        Self::open_where(layout, path, |hierarchy| {
+            hierarchy.v2 || controllers.iter().any(|name| hierarchy.has(name))
+        })
+    }
+
+    fn open_where(
+        layout: &Layout,
+        path: &GroupPath,
+        wanted: impl Fn(&Hierarchy) -> bool,
+    ) -> Result<Self, Error> {
         let mut dirs = Vec::new();
         let what = || format!("opening cgroup {path}");
-        for hierarchy in layout.hierarchies() {
+        for hierarchy in layout.hierarchies().iter().filter(|one| wanted(one)) {
             match hierarchy.open_below(path.as_str()) {
                 Ok(fd) => dirs.push(Dir {
                     controllers: hierarchy.controllers.clone(),

@@ -15,6 +15,7 @@
 mod apply;
 mod cpulist;
 mod create;
+mod details;
 mod device_program;
 mod devices;
 mod error;
@@ -33,6 +34,7 @@ mod stats;
 mod tree;
 
 pub use apply::Previous;
+pub use details::{Details, DeviceIo, HugepageUse};
 pub use devices::{DeviceKind, DeviceRule};
 pub use error::Error;
 pub use exec::ExecGroup;

@@ -34,4 +34,4 @@ pub use error::Error;
 pub use ipam::{Ipam, IpamError};
 pub use ipnet::Ipv4Net;
 pub use podlink::PodLink;
-pub use stats::{LinkStats, link_stats};
+pub use stats::{LinkStats, link_stats, own_link_stats};

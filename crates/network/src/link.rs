@@ -141,9 +141,18 @@ pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Erro
 
 /// All links of the socket's namespace, without their statistics.
 pub(crate) fn list(socket: &mut Socket) -> Result<Vec<Link>, Error> {
+    dump(socket, RTEXT_FILTER_SKIP_STATS)
+}
+
+/// All links of the socket's namespace with their statistics.
+pub(crate) fn list_with_stats(socket: &mut Socket) -> Result<Vec<Link>, Error> {
+    dump(socket, 0)
+}
+
+fn dump(socket: &mut Socket, filter: u32) -> Result<Vec<Link>, Error> {
     const OPERATION: &str = "list links";
     let request = Request::unacknowledged(RTM_GETLINK, flags::DUMP, &header(0, State::AsIs))
-        .u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+        .u32(IFLA_EXT_MASK, filter);
     let replies = socket
         .dump(&request)
         .map_err(|failure| Error::netlink(OPERATION, "", failure))?;

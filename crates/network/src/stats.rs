@@ -1,6 +1,6 @@
 //! Traffic counters of a link.
 
-use std::os::fd::BorrowedFd;
+use std::{collections::BTreeMap, os::fd::BorrowedFd};
 
 use crate::{
     error::Error,
@@ -53,6 +53,39 @@ impl LinkStats {
             tx_dropped,
         })
     }
+}
+
+impl LinkStats {
+    /// The same as the other end of a veth pair sees it.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self {
+            rx_bytes: self.tx_bytes,
+            rx_packets: self.tx_packets,
+            rx_errors: self.tx_errors,
+            rx_dropped: self.tx_dropped,
+            tx_bytes: self.rx_bytes,
+            tx_packets: self.rx_packets,
+            tx_errors: self.rx_errors,
+            tx_dropped: self.rx_dropped,
+        }
+    }
+}
+
+/// The counters of every link of the caller's own namespace, by name: one question for
+/// all pods, whose ends of their pairs are in namespaces that would have to be entered.
+///
+/// # Errors
+/// [`Error::Netlink`].
+pub fn own_link_stats() -> Result<BTreeMap<String, LinkStats>, Error> {
+    let mut socket = Socket::open(Protocol::Route)
+        .map_err(|errno| Error::netlink("open socket for", "links", errno))?;
+    let links = link::list_with_stats(&mut socket)?;
+    let counted = links.into_iter().filter_map(|link| {
+        let stats = LinkStats::parse(&link.stats)?;
+        Some((link.name, stats))
+    });
+    Ok(counted.collect())
 }
 
 /// The counters of the link `interface` in the namespace `netns`; `None` if the
