@@ -10,6 +10,7 @@ mod config;
 mod container;
 mod cri;
 mod describe;
+mod doctor;
 mod error;
 mod event;
 mod ids;
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
             Err(error) => fail(&format!("writing: {error}")),
         };
     }
+    let doctor = match &args.command {
+        Some(Command::Doctor(doctor)) => Some(doctor.clone()),
+        _ => None,
+    };
     let config = match config::load(&args) {
         Ok(config) => config,
         Err(findings) => return fail(&findings.to_string()),
@@ -59,8 +64,13 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("starting threads: {error}")),
     };
-    match runtime.block_on(serve::serve(config, args)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match doctor {
+        Some(command) => runtime.block_on(doctor::run_command(config, args.shim, &command)),
+        None => runtime.block_on(serve::serve(config, args)).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => fail(&format!("{error:#}")),
     }
 }

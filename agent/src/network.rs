@@ -56,6 +56,11 @@ impl PodNetwork {
         })
     }
 
+    /// The bridge's name.
+    pub(crate) fn name(&self) -> String {
+        self.bridge.config().bridge.clone()
+    }
+
     /// Takes an address.
     ///
     /// # Errors

@@ -2,8 +2,9 @@
 //! kernel, settle, undo, and only then answer.
 
 mod findings;
+pub(crate) mod stray;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 use berth_phase::{Phase, Tracker};
 
@@ -18,6 +19,9 @@ use crate::{
 };
 
 pub(crate) use findings::{Findings, kind};
+
+/// Between two sweeps: strays are rare, and looking costs a listing of a few directories.
+const SWEEP_EVERY: Duration = Duration::from_secs(10 * 60);
 
 /// Names this boot of the machine.
 ///
@@ -58,8 +62,8 @@ pub(crate) async fn recover(
     let mut undone = container::settle(node, &tracker, rebooted).await?;
     progress.doing(format!("looking after {} pods", node.sandboxes().len()));
     undone.absorb(sandbox::settle(node, &tracker, rebooted).await?);
-    tracker.enter(Phase::Recover, "links")?;
-    undone.add(kind::VETH, purge_links(node).await);
+    tracker.enter(Phase::Recover, "strays")?;
+    undone.absorb(sweep(node).await?);
     tracker.enter(Phase::Recover, "images")?;
     progress.doing("deleting what no image owns");
     match image::collect(node).await {
@@ -79,30 +83,39 @@ pub(crate) async fn recover(
     Ok(undone)
 }
 
-/// Links whose pod is not on record.
-async fn purge_links(node: &Arc<Node>) -> u64 {
-    let linked = match node.network.linked_pods().await {
-        Ok(linked) => linked,
-        Err(error) => {
-            tracing::debug!(error = error.sentence(), "links could not be listed");
-            return 0;
-        }
-    };
-    let known: BTreeSet<String> = node.sandboxes().iter().map(|s| s.id.to_string()).collect();
-    let mut undone = 0;
-    for part in linked {
-        if known.iter().any(|id| id.starts_with(&part)) {
-            continue;
-        }
-        undone += 1;
-        tracing::warn!(
-            kind = kind::VETH,
-            pod = part,
-            "a link without a pod sandbox is removed"
-        );
-        if let Err(error) = node.network.purge(&part).await {
-            tracing::warn!(error = error.sentence(), "it could not be removed");
+/// Undoes what nobody owns. What cannot be undone is logged and looked at again by the
+/// next sweep.
+///
+/// # Errors
+/// As [`stray::find`].
+async fn sweep(node: &Arc<Node>) -> Result<Findings> {
+    let mut undone = Findings::default();
+    for stray in stray::find(node).await? {
+        undone.add(stray.kind, 1);
+        if let Err(error) = stray::undo(node, &stray).await {
+            tracing::warn!(
+                error = error.sentence(),
+                kind = stray.kind,
+                place = stray.place,
+                "it could not be undone"
+            );
         }
     }
-    undone
+    Ok(undone)
+}
+
+/// Sweeps at an interval: what an operation could not undo, or somebody else has left,
+/// does not wait for the next start.
+pub(crate) async fn sweep_often(node: Arc<Node>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        match sweep(&node).await {
+            Ok(undone) => {
+                for (kind, count) in undone.iter() {
+                    node.metrics.ledger_findings(kind, count);
+                }
+            }
+            Err(error) => tracing::warn!(error = error.sentence(), "sweep of the ledger"),
+        }
+    }
 }

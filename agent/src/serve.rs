@@ -24,7 +24,7 @@ use crate::{
     cri::{Images, Runtime},
     listen::{self, Progress, http::Pages, notify},
     node::Node,
-    start::start,
+    start::{leave, start},
     telemetry::{NodeState, Telemetry},
 };
 
@@ -155,23 +155,6 @@ async fn wait_for_signal(args: &Args, telemetry: &Telemetry) -> Result<()> {
             },
         }
     }
-}
-
-/// With no pod left nothing of the agent stays in the kernel.
-async fn leave(node: &Arc<Node>) {
-    if !node.sandboxes().is_empty() || !node.containers().is_empty() {
-        return;
-    }
-    if let Err(error) = node.launcher.shut_down().await {
-        tracing::warn!(%error, "mount namespaces could not be dropped");
-    }
-    match node.network.remove().await {
-        Ok(_) => {}
-        Err(error) => {
-            tracing::warn!(error = error.sentence(), "the bridge could not be removed");
-        }
-    }
-    crate::cgroup::remove_if_empty(&node.layout, node.config.cgroup_parent());
 }
 
 async fn serve_pages(

@@ -20,7 +20,7 @@ use crate::{
     node::{Directories, Facts, Node, Parts, now},
     operation::{Operations, Verb},
     recovery, sandbox,
-    store::{Everything, Store},
+    store::{ContainerRecord, Everything, SandboxRecord, Store},
     streaming::Streaming,
     telemetry::Telemetry,
     timeline::{Entry, Timeline},
@@ -32,6 +32,16 @@ fn default_shim() -> Result<PathBuf> {
     Ok(own.with_file_name("berth-shim"))
 }
 
+/// A node whose records and kernel have not been compared yet.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) node: Arc<Node>,
+    pub(crate) sandboxes: Vec<SandboxRecord>,
+    pub(crate) containers: Vec<ContainerRecord>,
+    /// The boot of the machine for which that was done last.
+    settled_for: Option<String>,
+}
+
 /// Makes the node of `config` and brings it into agreement with the kernel.
 pub(crate) async fn start(
     config: Config,
@@ -39,6 +49,45 @@ pub(crate) async fn start(
     telemetry: &Telemetry,
     progress: &Progress,
 ) -> Result<Arc<Node>> {
+    let prepared = prepare(config, shim, telemetry, progress).await?;
+    let node = prepared.node;
+    node.timeline
+        .add(Entry::event("agent-started", &[], crate::cri::VERSION));
+    withdraw_unclaimed(&node);
+    let undone = recovery::recover(
+        &node,
+        prepared.sandboxes,
+        prepared.containers,
+        prepared.settled_for.as_deref(),
+        progress,
+    )
+    .await
+    .map_err(told)?;
+    // Those that are 0 too: an alert on an increase needs a value to begin with.
+    for kind in recovery::kind::ALL {
+        node.metrics.ledger_findings(kind, undone.of(kind));
+    }
+    node.facts.undone.get_or_init(|| undone);
+    node.network.look().await;
+    tokio::spawn(node.network.clone().watch());
+    tokio::spawn(recovery::sweep_often(node.clone()));
+    let streaming = Streaming::start(&node).await?;
+    // This is the only place that sets it.
+    drop(node.streaming.set(streaming));
+    Ok(node)
+}
+
+/// Opens directories, store and libraries.
+///
+/// # Errors
+/// If another agent uses the root, or something that the node cannot be without is
+/// missing.
+pub(crate) async fn prepare(
+    config: Config,
+    shim: Option<PathBuf>,
+    telemetry: &Telemetry,
+    progress: &Progress,
+) -> Result<Prepared> {
     if !nix::unistd::geteuid().is_root() {
         bail!("berth-agent manages namespaces, mounts and control groups, and must run as root");
     }
@@ -93,7 +142,6 @@ pub(crate) async fn start(
         );
     }
     let timeline = Timeline::open(dirs.root.join("timeline")).context("opening the timeline")?;
-    timeline.add(Entry::event("agent-started", &[], crate::cri::VERSION));
     let operations = Operations::new(telemetry.observer(), timeline.clone());
     let node = Arc::new(Node::new(Parts {
         network: PodNetwork::open(config.network.builtin.clone(), &addresses).map_err(told)?,
@@ -117,33 +165,18 @@ pub(crate) async fn start(
         dirs,
         config,
     }));
-    withdraw_unclaimed(&node);
-    let undone = recovery::recover(
-        &node,
+    Ok(Prepared {
+        node,
         sandboxes,
         containers,
-        settled_for_boot.as_deref(),
-        progress,
-    )
-    .await
-    .map_err(told)?;
-    // Those that are 0 too: an alert on an increase needs a value to begin with.
-    for kind in recovery::kind::ALL {
-        node.metrics.ledger_findings(kind, undone.of(kind));
-    }
-    node.facts.undone.get_or_init(|| undone);
-    node.network.look().await;
-    tokio::spawn(node.network.clone().watch());
-    let streaming = Streaming::start(&node).await?;
-    // This is the only place that sets it.
-    drop(node.streaming.set(streaming));
-    Ok(node)
+        settled_for: settled_for_boot,
+    })
 }
 
 /// Shims that are alive share their pages with those that come.
 fn load_program(
     path: &Path,
-    containers: &[crate::store::ContainerRecord],
+    containers: &[ContainerRecord],
 ) -> Result<Program, berth_engine::Error> {
     containers
         .iter()
@@ -177,6 +210,23 @@ fn withdraw_unclaimed(node: &Arc<Node>) {
             Ok(())
         }
     });
+}
+
+/// With no pod left nothing of the agent stays in the kernel.
+pub(crate) async fn leave(node: &Arc<Node>) {
+    if !node.sandboxes().is_empty() || !node.containers().is_empty() {
+        return;
+    }
+    if let Err(error) = node.launcher.shut_down().await {
+        tracing::warn!(%error, "mount namespaces could not be dropped");
+    }
+    match node.network.remove().await {
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(error = error.sentence(), "the bridge could not be removed");
+        }
+    }
+    crate::cgroup::remove_if_empty(&node.layout, node.config.cgroup_parent());
 }
 
 /// The whole sentence for whoever starts the agent.

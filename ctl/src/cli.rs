@@ -143,6 +143,8 @@ pub(crate) enum Verb {
     Stats(verb::stats::Args),
     /// Operations in flight, and what each is waiting for
     Ops,
+    /// Check this machine, and look for what nobody owns on it
+    Doctor(verb::doctor::Args),
     /// What was done to a pod, container or image, phase by phase
     Explain(verb::explain::Args),
     /// Why a container ended

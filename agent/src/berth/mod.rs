@@ -18,7 +18,7 @@ use berth_proto::{
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{container, cri::deadline, image, node::Node, sandbox};
+use crate::{container, cri::deadline, doctor, image, node::Node, sandbox};
 
 /// Serves `berth.v1.Node`.
 #[derive(Clone, Debug)]
@@ -140,5 +140,10 @@ impl NodeService for Service {
     async fn why(&self, request: Request<v1::WhyRequest>) -> Answer<v1::WhyResponse> {
         let answer = container::why(&self.node, &request.into_inner().container_id).await?;
         Ok(Response::new(answer))
+    }
+
+    async fn doctor(&self, request: Request<v1::DoctorRequest>) -> Answer<v1::DoctorResponse> {
+        let report = doctor::examine(&self.node, request.into_inner().fix, true).await?;
+        Ok(Response::new(report.into()))
     }
 }

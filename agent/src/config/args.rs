@@ -41,6 +41,19 @@ pub(crate) enum Command {
     /// Print or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at this machine and for what nobody owns, while no agent runs
+    Doctor(DoctorCommand),
+}
+
+/// `berth-agent doctor`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct DoctorCommand {
+    /// Undo what nobody owns
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// berth.v1's DoctorResponse as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `berth-agent config ...`

@@ -26,7 +26,7 @@ use std::{
 
 use berth_network::NetworkConfig;
 
-pub(crate) use args::{Args, Command, ConfigCommand};
+pub(crate) use args::{Args, Command, ConfigCommand, DoctorCommand};
 pub(crate) use command::run as run_command;
 pub(crate) use container::ContainerDefaults;
 pub(crate) use finding::{Finding, Findings};

@@ -1,6 +1,6 @@
 //! Containers after a start of the agent.
 
-use std::{collections::BTreeSet, os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use berth_engine::Shim;
 use berth_phase::Phase;
@@ -59,7 +59,6 @@ pub(crate) async fn settle(
             undone.add(kind::CONTAINER, 1);
         }
     }
-    undone.absorb(sweep(node).await);
     Ok(undone)
 }
 
@@ -177,31 +176,4 @@ async fn kill_shim(node: &Arc<Node>, container: &Container) {
     {
         berth_sys::process::pidfd_send_signal(pidfd, nix::libc::SIGKILL).ok();
     }
-}
-
-/// Deletes directories that carry the id of no container. The name is the ledger
-/// entry of what lies below our own directories.
-async fn sweep(node: &Arc<Node>) -> Findings {
-    let known: BTreeSet<String> = node.containers().iter().map(|c| c.id.to_string()).collect();
-    let mut undone = Findings::default();
-    for (kind, parent) in [
-        (kind::SHIM_DIR, node.dirs.run.join("shims")),
-        (kind::WRITABLE_LAYER, node.dirs.root.join("containers")),
-    ] {
-        let Ok(entries) = std::fs::read_dir(&parent) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if known.contains(&name) {
-                continue;
-            }
-            undone.add(kind, 1);
-            tracing::warn!(kind, path = %entry.path().display(), "directory without a container is deleted");
-            if let Err(error) = files::delete(&entry.path()) {
-                tracing::warn!(error = error.sentence(), "it could not be deleted");
-            }
-        }
-    }
-    undone
 }

@@ -15,6 +15,12 @@ pub(crate) mod kind {
     pub(crate) const VETH: &str = "veth";
     /// A shim's run directory.
     pub(crate) const SHIM_DIR: &str = "shim_dir";
+    /// A pod's directory with the files that the runtime provides.
+    pub(crate) const POD_DIR: &str = "pod_dir";
+    /// Logs of a pod that people made.
+    pub(crate) const LOG_DIR: &str = "log_dir";
+    /// A control group of a container.
+    pub(crate) const CGROUP: &str = "cgroup_path";
     /// A container's writable layer.
     pub(crate) const WRITABLE_LAYER: &str = "writable_layer";
     /// A layer that no image and no container has.
@@ -23,12 +29,15 @@ pub(crate) mod kind {
     pub(crate) const IMAGE_BLOB: &str = "image_blob";
 
     /// All of them.
-    pub(crate) const ALL: [&str; 8] = [
+    pub(crate) const ALL: [&str; 11] = [
         CONTAINER,
         POD_SANDBOX,
         POD_PIN,
         VETH,
         SHIM_DIR,
+        POD_DIR,
+        LOG_DIR,
+        CGROUP,
         WRITABLE_LAYER,
         IMAGE_LAYER,
         IMAGE_BLOB,

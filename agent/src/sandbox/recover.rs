@@ -80,18 +80,6 @@ pub(crate) async fn settle(
             tracing::warn!(pod = %sandbox.id, error = error.sentence(), "pod sandbox could not be settled");
         }
     }
-    let known: BTreeSet<String> = node.sandboxes().iter().map(|s| s.id.to_string()).collect();
-    for id in pinned.difference(&known) {
-        undone.add(kind::POD_PIN, 1);
-        tracing::warn!(
-            kind = kind::POD_PIN,
-            pod = id,
-            "namespaces without a pod sandbox are unpinned"
-        );
-        if let Err(error) = node.launcher.remove_pod(id).await {
-            tracing::warn!(pod = id, %error, "namespaces could not be unpinned");
-        }
-    }
     Ok(undone)
 }
 

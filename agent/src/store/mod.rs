@@ -260,7 +260,6 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::write`].
-    #[cfg(test)]
     pub(crate) async fn ledger_all(&self) -> Result<Vec<Entry>, StoreError> {
         self.load_all().await.map(|all| all.ledger)
     }

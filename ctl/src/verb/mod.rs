@@ -3,6 +3,7 @@
 pub(crate) mod attach;
 mod bulk;
 pub(crate) mod create;
+pub(crate) mod doctor;
 pub(crate) mod exec;
 mod exit;
 pub(crate) mod explain;
@@ -101,6 +102,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Outcome<u8> {
         Verb::Logs(args) => logs::run(context, args).await,
         Verb::Stats(args) => stats::run(context, &args).await,
         Verb::Ops => ops::run(context).await,
+        Verb::Doctor(args) => doctor::run(context, &args).await,
         Verb::Explain(args) => explain::run(context, &args).await,
         Verb::Why(args) => why::run(context, &args).await,
         Verb::Runp(args) => runp::run(context, &args).await,
