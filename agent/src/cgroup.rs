@@ -2,53 +2,9 @@
 
 use std::time::Duration;
 
-use berth_cgroup::{
-    Details, DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Previous, Resources, Stats,
-};
-use berth_plan::CgroupLimits;
+use berth_cgroup::{Details, Group, GroupPath, Layout, Previous, Resources, Stats};
 
 use crate::error::{Error, Kind, Result};
-
-/// Limits as the plan has them.
-pub(crate) fn resources(limits: &CgroupLimits) -> Resources {
-    Resources {
-        cpu_shares: limits.cpu_shares,
-        cpu_quota: limits.cpu_quota,
-        cpu_period: limits.cpu_period,
-        memory_limit: limits.memory_limit,
-        memory_swap_limit: limits.memory_swap_limit,
-        memory_reservation: limits.memory_reservation,
-        pids_limit: limits.pids_limit,
-        cpuset_cpus: limits.cpuset_cpus.clone(),
-        cpuset_mems: limits.cpuset_mems.clone(),
-        hugepages: limits
-            .hugepages
-            .iter()
-            .map(|page| Hugepage {
-                size: page.size.clone(),
-                limit: page.limit,
-            })
-            .collect(),
-        unified: limits.unified.clone(),
-        devices: limits
-            .devices
-            .iter()
-            .map(|rule| DeviceRule {
-                allow: rule.allow,
-                kind: match rule.kind {
-                    berth_plan::DeviceKind::All => DeviceKind::All,
-                    berth_plan::DeviceKind::Block => DeviceKind::Block,
-                    berth_plan::DeviceKind::Char => DeviceKind::Char,
-                },
-                major: rule.major,
-                minor: rule.minor,
-                read: rule.read,
-                write: rule.write,
-                mknod: rule.mknod,
-            })
-            .collect(),
-    }
-}
 
 /// Kills every process in the group at `path`. A group that is not there has none.
 ///

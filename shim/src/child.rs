@@ -14,6 +14,7 @@ use prost::Message as _;
 /// First byte of a datagram from the child.
 const READY: u8 = b'R';
 const FAILED: u8 = b'F';
+const LISTENER: u8 = b'L';
 /// The only thing that the parent ever says, with what the child needs to go on.
 const GO: u8 = b'G';
 
@@ -29,6 +30,8 @@ pub(crate) enum Word {
     /// With descriptors that it made, and wishes that were not granted in full.
     Ready(Vec<OwnedFd>, Vec<String>),
     Failed(Failure),
+    /// Its filter has a listener, which is this descriptor of its own.
+    Listener(RawFd),
     /// It has closed its end: by execve, or by dying.
     End,
 }
@@ -38,6 +41,19 @@ pub(crate) fn say_ready(socket: impl AsFd, fds: &[RawFd], notes: &[String]) -> i
     let mut bytes = vec![READY];
     bytes.extend_from_slice(notes.join("\n").as_bytes());
     message::send(socket, &bytes, fds)
+}
+
+/// Child: tells of the listener of its filter, and waits until it was taken. Write and
+/// read alone, whatever the filter hands over: who reads answers for the other.
+pub(crate) fn hand_over(socket: &OwnedFd, listener: RawFd) -> io::Result<()> {
+    let mut word = vec![LISTENER];
+    word.extend_from_slice(&listener.to_ne_bytes());
+    nix::unistd::write(socket, &word)?;
+    let mut answer = [0];
+    match nix::unistd::read(socket, &mut answer)? {
+        1 if answer[0] == GO => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(nix::libc::EPIPE)),
+    }
 }
 
 /// Child: gives up. If nobody listens any more there is nothing left to do but end.
@@ -90,6 +106,11 @@ pub(crate) fn listen(socket: &OwnedFd, limit_ms: i32) -> io::Result<Word> {
                 io::Error::new(io::ErrorKind::InvalidData, error)
             })?))
         }
+        Some((&LISTENER, number)) if number.len() == 4 => {
+            Ok(Word::Listener(RawFd::from_ne_bytes([
+                number[0], number[1], number[2], number[3],
+            ])))
+        }
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "unexpected word from a child",
@@ -124,4 +145,14 @@ pub(crate) fn died(step: &str) -> Failure {
 /// Raw numbers of descriptors, for sending.
 pub(crate) fn raw(fds: &[OwnedFd]) -> Vec<RawFd> {
     fds.iter().map(|fd| fd.as_raw_fd()).collect()
+}
+
+/// The pid that a pidfd stands for, in the namespace of this process's procfs.
+pub(crate) fn pid_of(pidfd: &OwnedFd) -> io::Result<i32> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|pid| pid.trim().parse().ok())
+        .filter(|&pid| pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ESRCH))
 }

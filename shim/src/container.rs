@@ -16,7 +16,7 @@ use std::{
 use berth_cgroup::{Dir, Group};
 use berth_proto::shim::{
     Assembled, Attach, Attached, Created, Done, Exec, ExecExited, ExecStarted, Exited, Failure,
-    Plan, Started, StateReply, response::Body, state_reply::Phase,
+    Plan, Start, Started, StateReply, response::Body, state_reply::Phase,
 };
 use berth_sys::{memfd, process};
 use nix::libc;
@@ -24,6 +24,7 @@ use prost::Message as _;
 
 use crate::{
     exec, exit,
+    listener::Receiver,
     log::Log,
     spawn::{self, Init},
     stdio::Turn,
@@ -160,8 +161,8 @@ impl Container {
             group,
             log: Log::new(log_file, io_plan.max_line, plan.terminal),
             terminal: plan.terminal,
-            user_namespace: spawn::has_new_users(&plan),
-            time_namespace: spawn::has_new_time(&plan),
+            user_namespace: spawn::has_users(&plan),
+            time_namespace: spawn::has_time(&plan),
             seccomp: plan
                 .process
                 .map(|process| process.seccomp)
@@ -193,7 +194,7 @@ impl Container {
         })
     }
 
-    pub(crate) fn start(&mut self, state: &[u8]) -> Result<Answer, Failure> {
+    pub(crate) fn start(&mut self, start: &Start, mut slots: Slots) -> Result<Answer, Failure> {
         let live = self.created()?;
         if live.init.held {
             return Err(wrong_state("the container is still being created"));
@@ -201,7 +202,8 @@ impl Container {
         if live.started_at != 0 || live.start_failure.is_some() {
             return Err(wrong_state("the container was started already"));
         }
-        if let Err(failure) = live.init.execute(state) {
+        let receiver = Receiver::take(start.listener.as_ref(), &mut slots)?;
+        if let Err(failure) = live.init.execute(&start.state, receiver.as_ref()) {
             live.fail(&failure);
             return Err(failure);
         }
@@ -242,7 +244,10 @@ impl Container {
         match started {
             Ok(mut started) => {
                 let answer = Answer {
-                    body: Body::ExecStarted(ExecStarted { pid: started.pid }),
+                    body: Body::ExecStarted(ExecStarted {
+                        pid: started.pid,
+                        notes: std::mem::take(&mut started.notes),
+                    }),
                     fds: started.console.take().into_iter().collect(),
                 };
                 live.execs.push(Running {

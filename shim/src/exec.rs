@@ -9,7 +9,6 @@
 
 use std::{
     fs::File,
-    io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
 };
@@ -25,6 +24,8 @@ use nix::libc;
 use crate::{
     child::{self, Word},
     console, init,
+    label::{self, Labels},
+    listener::{self, Receiver},
     process::{self as steps, Program},
     stdio::{self, Inside, Preserved},
     wire::{Slots, Step as _, invalid, system},
@@ -49,6 +50,8 @@ pub(crate) struct Started {
     pub(crate) pidfd: OwnedFd,
     /// The master of its terminal, if it has one.
     pub(crate) console: Option<OwnedFd>,
+    /// Wishes that the kernel did not grant in full.
+    pub(crate) notes: Vec<String>,
 }
 
 /// The container of an exec.
@@ -88,6 +91,8 @@ pub(crate) fn start(
     } else {
         &plan.seccomp
     };
+    label::check(plan, false)?;
+    let receiver = Receiver::take(exec.listener.as_ref(), slots)?;
     let program = Program::prepare(plan)?;
     let inside = if plan.terminal {
         None
@@ -101,6 +106,7 @@ pub(crate) fn start(
     let preserved = Preserved::take(slots, &exec.preserve_slots)?;
     let (ours, theirs) = message::pair().step("clone", || "making the handshake".to_owned())?;
     process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
+    let affinity = Affinity::change(&plan.cpus_before)?;
     // SAFETY: the line above proved that there is one thread.
     #[allow(unsafe_code, reason = "cloning is what this file is for")]
     let side = unsafe {
@@ -109,6 +115,9 @@ pub(crate) fn start(
             cgroup: groups.own.as_ref().map(OwnedFd::as_fd),
         })
     };
+    if !matches!(side, Ok(Side::Child)) {
+        affinity.restore()?;
+    }
     match side.step("clone", || "cloning for an exec".to_owned())? {
         Side::Child => {
             drop(ours);
@@ -132,7 +141,7 @@ pub(crate) fn start(
         }
         Side::Parent { pidfd: first, .. } => {
             drop((theirs, inside, preserved));
-            let started = follow(&ours);
+            let started = follow(&ours, receiver.as_ref());
             // The first child ends by itself; on failure it is made to.
             if started.is_err() {
                 drop(process::pidfd_send_signal(&first, libc::SIGKILL));
@@ -143,8 +152,32 @@ pub(crate) fn start(
     }
 }
 
+/// The CPUs that the caller had, where a clone begins its life on others.
+struct Affinity(Option<Vec<u64>>);
+
+impl Affinity {
+    fn change(wanted: &[u64]) -> Result<Self, Failure> {
+        if wanted.is_empty() {
+            return Ok(Self(None));
+        }
+        let what = || "the CPUs of an exec before it enters the container".to_owned();
+        let before = process::affinity().step("exec", what)?;
+        process::set_affinity(wanted).step("exec", what)?;
+        Ok(Self(Some(before)))
+    }
+
+    fn restore(self) -> Result<(), Failure> {
+        match self.0 {
+            Some(before) => {
+                process::set_affinity(&before).step("exec", || "going back to all CPUs".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// The parent's half: the pidfd comes first, "go" is said, then the handshake ends.
-fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
+fn follow(handshake: &OwnedFd, receiver: Option<&Receiver>) -> Result<Started, Failure> {
     let waiting = || "waiting for the exec'd process".to_owned();
     let pidfd = match child::listen(handshake, LIMIT_MS).step("exec", waiting)? {
         Word::Ready(fds, _) => fds
@@ -152,19 +185,30 @@ fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
             .next()
             .ok_or_else(|| invalid("no pidfd came back"))?,
         Word::Failed(failure) => return Err(failure),
-        Word::End => return Err(child::died("exec")),
+        Word::End | Word::Listener(_) => return Err(child::died("exec")),
     };
-    let pid = pid_of(&pidfd).step("exec", || "reading the pid of an exec".to_owned())?;
+    let pid = child::pid_of(&pidfd).step("exec", || "reading the pid of an exec".to_owned())?;
     child::say_go(handshake).step("exec", || "waking the exec'd process".to_owned())?;
     let mut console = None;
+    let mut notes = Vec::new();
     let outcome = loop {
         match child::listen(handshake, LIMIT_MS).step("exec", waiting) {
-            Ok(Word::Ready(fds, _)) => console = fds.into_iter().next(),
+            Ok(Word::Ready(fds, said)) => {
+                console = fds.into_iter().next();
+                notes = said;
+            }
+            Ok(Word::Listener(number)) => {
+                if let Err(failure) = listener::pass_on(receiver, (pid, &pidfd), number, handshake)
+                {
+                    break failure;
+                }
+            }
             Ok(Word::End) if child::has_executed(pid).unwrap_or(false) => {
                 return Ok(Started {
                     pid,
                     pidfd,
                     console,
+                    notes,
                 });
             }
             Ok(Word::Failed(failure)) | Err(failure) => break failure,
@@ -174,16 +218,6 @@ fn follow(handshake: &OwnedFd) -> Result<Started, Failure> {
     drop(process::pidfd_send_signal(&pidfd, libc::SIGKILL));
     process::wait_pidfd(&pidfd).step("exec", || "reaping a failed exec".to_owned())?;
     Err(outcome)
-}
-
-/// The pid that a pidfd stands for, in the namespace of this process's procfs.
-fn pid_of(pidfd: &OwnedFd) -> io::Result<i32> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    info.lines()
-        .find_map(|line| line.strip_prefix("Pid:"))
-        .and_then(|pid| pid.trim().parse().ok())
-        .filter(|&pid| pid > 0)
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 /// What the process is made of, on the children's side.
@@ -241,7 +275,10 @@ impl Newborn<'_> {
                 // The shim must hold the pidfd before this process can end.
                 child::await_go(handshake);
                 match prepare(self.plan, self.inside, handshake) {
-                    Ok(()) => init::finish(self.plan, self.seccomp, self.program, &self.preserved),
+                    Ok(labels) => {
+                        let kept = (&self.preserved, labels);
+                        init::finish(self.plan, self.seccomp, self.program, kept, handshake)
+                    }
                     Err(failure) => failure,
                 }
             }
@@ -254,10 +291,17 @@ impl Newborn<'_> {
     }
 }
 
-fn prepare(plan: &ProcessPlan, inside: Option<Inside>, handshake: &OwnedFd) -> Result<(), Failure> {
+fn prepare(
+    plan: &ProcessPlan,
+    inside: Option<Inside>,
+    handshake: &OwnedFd,
+) -> Result<Labels, Failure> {
     process::setsid().step("exec", || "starting a session".to_owned())?;
-    // Those of the container were reported when it was created.
-    drop(steps::apply_limits(plan)?);
+    if !plan.cpus_after.is_empty() {
+        process::set_affinity(&plan.cpus_after)
+            .step("exec", || "the CPUs of an exec".to_owned())?;
+    }
+    let notes = steps::apply_limits(plan)?;
     let root = File::open("/").step("exec", || "opening the root".to_owned())?;
     let cwd = resolve::open(
         &root,
@@ -272,6 +316,7 @@ fn prepare(plan: &ProcessPlan, inside: Option<Inside>, handshake: &OwnedFd) -> R
     .step("exec", || {
         format!("working directory {}", String::from_utf8_lossy(&plan.cwd))
     })?;
+    let labels = Labels::open(plan, &root)?;
     process::fchdir(&cwd).step("exec", || "entering the working directory".to_owned())?;
     let console = if plan.terminal {
         Some(console::open_pair(&root.into())?)
@@ -280,9 +325,9 @@ fn prepare(plan: &ProcessPlan, inside: Option<Inside>, handshake: &OwnedFd) -> R
     };
     let size = (plan.terminal_rows, plan.terminal_columns);
     let masters = init::wire_streams(inside, console, size)?;
-    if !masters.is_empty() {
-        child::say_ready(handshake, &child::raw(&masters), &[])
+    if !masters.is_empty() || !notes.is_empty() {
+        child::say_ready(handshake, &child::raw(&masters), &notes)
             .step("exec", || "passing the terminal".to_owned())?;
     }
-    Ok(())
+    Ok(labels)
 }

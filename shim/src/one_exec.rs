@@ -71,7 +71,10 @@ fn start(exec: &Exec, slots: &mut Slots) -> Result<Answer, Failure> {
     };
     let started = exec::start(exec, &target, groups, slots)?;
     Ok(Answer {
-        body: Body::ExecStarted(ExecStarted { pid: started.pid }),
+        body: Body::ExecStarted(ExecStarted {
+            pid: started.pid,
+            notes: started.notes,
+        }),
         // Its end is told to whoever inherits it as a child.
         fds: started.console.into_iter().collect(),
     })

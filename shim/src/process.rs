@@ -4,7 +4,10 @@
 use std::{
     ffi::{CString, OsStr},
     io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::{IntoRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -16,7 +19,10 @@ use berth_sys::{
 };
 use nix::libc;
 
-use crate::wire::{Step as _, invalid, system};
+use crate::{
+    child,
+    wire::{Step as _, invalid, system},
+};
 
 /// Searched where the environment has no PATH (execvp(3) in glibc has the same).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
@@ -163,6 +169,10 @@ pub(crate) fn apply_limits(plan: &ProcessPlan) -> Result<Vec<String>, Failure> {
         }
     }
     apply_scheduling(plan)?;
+    if let Some(policy) = &plan.memory_policy {
+        process::set_memory_policy(policy.mode, &policy.nodes)
+            .step("exec", || "the memory policy".to_owned())?;
+    }
     process::umask(plan.umask.unwrap_or(0o022));
     Ok(notes)
 }
@@ -194,11 +204,19 @@ fn apply_scheduling(plan: &ProcessPlan) -> Result<(), Failure> {
 /// Without no_new_privs the kernel wants CAP_SYS_ADMIN for a filter, so it has
 /// to come before the capabilities go; with it, it comes last, where fewest
 /// calls have to be allowed by it.
-pub(crate) fn confine(plan: &ProcessPlan, seccomp: &[u8]) -> Result<(), Failure> {
+pub(crate) fn confine(plan: &ProcessPlan, seccomp: &[u8], parent: &OwnedFd) -> Result<(), Failure> {
     let early = !plan.no_new_privileges && !seccomp.is_empty();
-    let install = || {
-        process::install_seccomp(seccomp, plan.seccomp_flags)
-            .step("exec", || "seccomp filter".to_owned())
+    let install = || -> Result<(), Failure> {
+        let what = || "seccomp filter".to_owned();
+        if !plan.seccomp_listener {
+            return process::install_seccomp(seccomp, plan.seccomp_flags).step("exec", what);
+        }
+        let listener =
+            process::install_seccomp_listener(seccomp, plan.seccomp_flags).step("exec", what)?;
+        // Closed by execve: close() may be among the calls that wait for an answer.
+        child::hand_over(parent, listener.into_raw_fd()).step("exec", || {
+            "passing the listener of the filter on".to_owned()
+        })
     };
     if early {
         install()?;

@@ -247,7 +247,7 @@ impl Server {
         match verb {
             Some(Verb::Create(_)) => container.create(fds),
             Some(Verb::Assemble(assemble)) => container.assemble(&assemble.state),
-            Some(Verb::Start(start)) => container.start(&start.state),
+            Some(Verb::Start(start)) => container.start(&start, fds),
             Some(Verb::Exec(exec)) => container.exec(&exec, fds),
             Some(Verb::KillExec(kill)) => container.kill_exec(&kill.exec_id),
             Some(Verb::Signal(signal)) => container.signal(signal.signal, signal.all),

@@ -2,19 +2,20 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use berth_proto::shim::{Failure, NamespacePlan, NamespaceTarget, Plan, namespace_target::Mode};
 use berth_sys::{
     clone::{self, Request, Side},
-    message, namespace, process,
+    credentials, message, namespace, process,
 };
 use nix::libc;
 
 use crate::{
     child::{self, Word},
-    init,
+    init, label,
+    listener::{self, Receiver},
     log::Stream,
     stdio::{self, Inside, Output, Outside},
     wire::{Slots, Step as _, invalid},
@@ -50,16 +51,37 @@ pub(crate) fn mode(target: Option<&NamespaceTarget>) -> Mode {
     target.map_or(Mode::Host, NamespaceTarget::mode)
 }
 
-/// Whether the container has a user namespace of its own.
-pub(crate) fn has_new_users(plan: &Plan) -> bool {
-    let namespaces = plan.namespaces.as_ref();
-    namespaces.is_some_and(|all| mode(all.user.as_ref()) == Mode::New)
+fn mode_of(plan: &Plan, which: impl Fn(&NamespacePlan) -> Option<&NamespaceTarget>) -> Mode {
+    mode(plan.namespaces.as_ref().and_then(which))
 }
 
-/// Whether its clocks are its own.
-pub(crate) fn has_new_time(plan: &Plan) -> bool {
-    let namespaces = plan.namespaces.as_ref();
-    namespaces.is_some_and(|all| mode(all.time.as_ref()) == Mode::New)
+/// Whether a user namespace is made for the container.
+pub(crate) fn has_new_users(plan: &Plan) -> bool {
+    mode_of(plan, |all| all.user.as_ref()) == Mode::New
+}
+
+/// Whether the container is in another user namespace than the shim.
+pub(crate) fn has_users(plan: &Plan) -> bool {
+    mode_of(plan, |all| all.user.as_ref()) != Mode::Host
+}
+
+/// Whether its clocks are not the node's.
+pub(crate) fn has_time(plan: &Plan) -> bool {
+    mode_of(plan, |all| all.time.as_ref()) != Mode::Host
+}
+
+/// Whether the container lives among mounts that somebody else has made.
+pub(crate) fn joins_mounts(plan: &Plan) -> bool {
+    mode_of(plan, |all| all.mount.as_ref()) == Mode::Join
+}
+
+/// Whether the init is cloned by a helper that has entered a user or time namespace:
+/// the shim could not leave it again.
+pub(crate) fn has_helper(plan: &Plan) -> bool {
+    let joins = |target: Option<&NamespaceTarget>| mode(target) == Mode::Join;
+    plan.namespaces
+        .as_ref()
+        .is_some_and(|all| joins(all.user.as_ref()) || joins(all.time.as_ref()))
 }
 
 /// Makes a time namespace for the children of the shim: its clocks can only be set
@@ -81,6 +103,9 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         .namespaces
         .as_ref()
         .ok_or_else(|| invalid("the plan has no namespaces"))?;
+    if let Some(process) = &plan.process {
+        label::check(process, plan.mount_labels)?;
+    }
     let io_plan = plan.io.unwrap_or_default();
     let (inside, outside) = if plan.terminal {
         (None, Outside::default())
@@ -104,10 +129,15 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         namespace::setns(slots.get(slot)?, libc::CLONE_NEWPID)
             .step("clone", || "joining the pod's PID namespace".to_owned())?;
     }
-    let mut flags = libc::CLONE_NEWNS as u64;
-    if plan.detached {
-        flags |= libc::CLONE_PARENT as u64;
+    let mut flags = 0;
+    if !joins_mounts(plan) {
+        flags |= libc::CLONE_NEWNS as u64;
     }
+    let parent = if plan.detached {
+        libc::CLONE_PARENT as u64
+    } else {
+        0
+    };
     for (target, flag) in [
         (&namespaces.pid, libc::CLONE_NEWPID),
         (&namespaces.net, libc::CLONE_NEWNET),
@@ -120,9 +150,11 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     }
     if has_new_users(plan) {
         flags |= libc::CLONE_NEWUSER as u64;
-        join_outside(namespaces, slots)?;
+        if !has_helper(plan) {
+            join_outside(namespaces, slots)?;
+        }
     }
-    if has_new_time(plan) {
+    if mode(namespaces.time.as_ref()) == Mode::New {
         new_time(namespaces)?;
     }
     process::assert_single_threaded().step("clone", || "counting threads".to_owned())?;
@@ -134,7 +166,11 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         .find(|dir| dir.v2)
         .map(|dir| dir.slot);
     let cgroup = group.map(|slot| slots.get(slot)).transpose()?;
-    let request = Request { flags, cgroup };
+    let helped = has_helper(plan);
+    let request = Request {
+        flags: if helped { parent } else { flags | parent },
+        cgroup,
+    };
     // SAFETY: the line above proved that there is one thread.
     #[allow(unsafe_code, reason = "cloning is what this file is for")]
     let side = unsafe { clone::clone3(request) };
@@ -142,18 +178,40 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         Side::Child => {
             // With the parent's end open here too, a dead shim would not be noticed.
             drop((ours, outside));
+            if helped {
+                help(plan, namespaces, flags, slots, inside, &theirs)
+            }
             init::run(plan, slots, inside, &theirs)
         }
         Side::Parent { pid, pidfd } => {
             drop((theirs, inside));
-            let mapped = if has_new_users(plan) {
-                write_maps(pid, namespaces).and_then(|()| {
-                    child::say_go(&ours).step("clone", || "waking the init".to_owned())
-                })
+            let (pid, pidfd) = if helped {
+                let cloned = await_cloned(&ours);
+                if !plan.detached {
+                    if cloned.is_err() {
+                        // It has given up by itself, or hangs in the kernel.
+                        drop(process::pidfd_send_signal(&pidfd, libc::SIGKILL));
+                    }
+                    process::wait_pidfd(&pidfd)
+                        .step("clone", || "reaping the helper".to_owned())?;
+                }
+                cloned?
+            } else {
+                (pid, pidfd)
+            };
+            let new_users = has_new_users(plan);
+            let mapped = if new_users {
+                write_maps(pid, namespaces)
             } else {
                 Ok(())
             };
-            let ready = mapped.and_then(|()| await_ready(&ours));
+            let woken = mapped.and_then(|()| {
+                if new_users || helped {
+                    child::say_go(&ours).step("clone", || "waking the init".to_owned())?;
+                }
+                Ok(())
+            });
+            let ready = woken.and_then(|()| await_ready(&ours));
             let ready = ready.and_then(|(fds, notes)| {
                 let start_ticks = process::start_ticks(pid)
                     .step("clone", || "reading the init's start time".to_owned())?;
@@ -188,6 +246,74 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     }
 }
 
+/// The helper: enters what the shim must not, clones the init as a child of its own
+/// parent, passes its pidfd on and ends. Never returns: the clone goes on as the init.
+fn help(
+    plan: &Plan,
+    namespaces: &NamespacePlan,
+    flags: u64,
+    slots: &mut Slots,
+    inside: Option<Inside>,
+    handshake: &OwnedFd,
+) -> ! {
+    let cloned = (|| -> Result<Side, Failure> {
+        init::join::groups(plan, slots)?;
+        join_outside(namespaces, slots)?;
+        for (target, flag, name) in [
+            (&namespaces.time, libc::CLONE_NEWTIME, "time"),
+            // Last: from within it nothing of the node's can be joined.
+            (&namespaces.user, libc::CLONE_NEWUSER, "user"),
+        ] {
+            join(target.as_ref(), flag, name, slots)?;
+        }
+        if mode(namespaces.user.as_ref()) == Mode::Join {
+            credentials::set_ids(0, 0, &[])
+                .step("clone", || "becoming root of the user namespace".to_owned())?;
+        }
+        let request = Request {
+            flags: flags | libc::CLONE_PARENT as u64,
+            cgroup: None,
+        };
+        // SAFETY: this process is a clone of a single-threaded one and has made no thread.
+        #[allow(unsafe_code, reason = "cloning is what this file is for")]
+        let side = unsafe { clone::clone3(request) };
+        side.step("clone", || "cloning the init".to_owned())
+    })();
+    match cloned {
+        Ok(Side::Child) => init::run(plan, slots, inside, handshake),
+        Ok(Side::Parent { pidfd, .. }) => {
+            let told = child::say_ready(handshake, &[pidfd.as_raw_fd()], &[]);
+            process::exit_now(i32::from(told.is_err()))
+        }
+        Err(failure) => child::give_up(handshake, &failure),
+    }
+}
+
+/// What the helper has cloned.
+fn await_cloned(handshake: &OwnedFd) -> Result<(i32, OwnedFd), Failure> {
+    let (fds, _) = await_ready(handshake)?;
+    let pidfd = fds
+        .into_iter()
+        .next()
+        .ok_or_else(|| invalid("no pidfd came back"))?;
+    let pid = child::pid_of(&pidfd).step("clone", || "reading the pid of the init".to_owned())?;
+    Ok((pid, pidfd))
+}
+
+fn join(
+    target: Option<&NamespaceTarget>,
+    flag: i32,
+    name: &str,
+    slots: &Slots,
+) -> Result<(), Failure> {
+    if mode(target) != Mode::Join {
+        return Ok(());
+    }
+    let slot = target.map(|target| target.slot).unwrap_or_default();
+    namespace::setns(slots.get(slot)?, flag)
+        .step("clone", || format!("joining the {name} namespace"))
+}
+
 /// Joins what belongs to the node, which a process of a new user namespace could not.
 /// The shim has no use for any of them itself.
 fn join_outside(namespaces: &NamespacePlan, slots: &Slots) -> Result<(), Failure> {
@@ -197,11 +323,7 @@ fn join_outside(namespaces: &NamespacePlan, slots: &Slots) -> Result<(), Failure
         (&namespaces.uts, libc::CLONE_NEWUTS, "UTS"),
         (&namespaces.cgroup, libc::CLONE_NEWCGROUP, "cgroup"),
     ] {
-        if mode(target.as_ref()) == Mode::Join {
-            let slot = target.map(|target| target.slot).unwrap_or_default();
-            namespace::setns(slots.get(slot)?, flag)
-                .step("clone", || format!("joining the {name} namespace"))?;
-        }
+        join(target.as_ref(), flag, name, slots)?;
     }
     Ok(())
 }
@@ -230,7 +352,7 @@ fn await_ready(handshake: &OwnedFd) -> Result<(Vec<OwnedFd>, Vec<String>), Failu
     })? {
         Word::Ready(fds, notes) => Ok((fds, notes)),
         Word::Failed(failure) => Err(failure),
-        Word::End => Err(child::died("clone")),
+        Word::End | Word::Listener(_) => Err(child::died("clone")),
     }
 }
 
@@ -266,14 +388,20 @@ impl Init {
     }
 
     /// Lets the init execute its program and waits until it has.
-    pub(crate) fn execute(&self, state: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn execute(&self, state: &[u8], receiver: Option<&Receiver>) -> Result<(), Failure> {
         child::say_go_with(&self.handshake, state).step("exec", || "waking the init".to_owned())?;
-        match child::listen(&self.handshake, EXECUTE_LIMIT_MS)
-            .step("exec", || "waiting for the program to run".to_owned())?
-        {
-            Word::Failed(failure) => Err(failure),
-            Word::End if self.has_executed() => Ok(()),
-            Word::End | Word::Ready(..) => Err(child::died("exec")),
+        loop {
+            match child::listen(&self.handshake, EXECUTE_LIMIT_MS)
+                .step("exec", || "waiting for the program to run".to_owned())?
+            {
+                Word::Failed(failure) => return Err(failure),
+                Word::Listener(number) => {
+                    let init = (self.pid, &self.pidfd);
+                    listener::pass_on(receiver, init, number, &self.handshake)?;
+                }
+                Word::End if self.has_executed() => return Ok(()),
+                Word::End | Word::Ready(..) => return Err(child::died("exec")),
+            }
         }
     }
 }

@@ -199,7 +199,7 @@ async fn build(
 
     context.enter(Phase::Cgroup, "")?;
     let layout = node.layout.clone();
-    let limits = crate::cgroup::resources(&plan.limits);
+    let limits = plan.limits.clone();
     let group = blocking("make the container's group", move || {
         Group::create(&layout, &group, &limits).map_err(crate::cgroup::convert)
     })
@@ -440,9 +440,7 @@ impl Inputs {
             },
         )
         .map_err(unplanned)?;
-        crate::cgroup::resources(&plan.limits)
-            .validate()
-            .map_err(crate::cgroup::convert)?;
+        plan.limits.validate().map_err(crate::cgroup::convert)?;
         let missing = Group::missing_ancestors(&node.layout, &group);
         let sources: serde_json::Map<_, _> = built
             .provenance
@@ -682,8 +680,12 @@ impl Opening {
                     NamespaceKind::Ipc => take(&mut pod.ipc, "IPC namespace")?,
                     NamespaceKind::Uts => take(&mut pod.uts, "UTS namespace")?,
                     NamespaceKind::Pid => take(&mut pod.pid, "PID namespace")?,
-                    NamespaceKind::Cgroup => {
-                        return Err(Error::internal("a pod has no cgroup namespace"));
+                    NamespaceKind::Cgroup
+                    | NamespaceKind::User
+                    | NamespaceKind::Time
+                    | NamespaceKind::Mount => {
+                        let what = format!("a pod has no {} namespace", kind.name());
+                        return Err(Error::internal(what));
                     }
                 },
                 Slot::Namespace { path, .. } => File::open(&path)

@@ -154,8 +154,7 @@ impl Effects {
 /// What is written to the groups, checked; devices and the number of processes are
 /// none of CRI's limits and stay.
 fn limits(given: &LinuxContainerResources) -> Result<Resources> {
-    let planned = spec::limits(given)?;
-    let limits = crate::cgroup::resources(&planned);
+    let limits = spec::limits(given)?;
     limits.validate().map_err(crate::cgroup::convert)?;
     Ok(limits)
 }

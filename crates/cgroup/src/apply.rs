@@ -55,6 +55,7 @@ impl Group {
         resources.validate()?;
         let current = self.current()?;
         let writes = limits::plan(resources, &current, |name| self.version(name))?;
+        let writes = self.existing(writes);
         self.make_room(&writes)?;
         let table = table_of(resources)?;
         let mut undo = Vec::new();
@@ -84,7 +85,26 @@ impl Group {
             // Nothing is known of a fresh group's list: it has inherited one.
             self.write_devices(&table, false, &mut Vec::new())?;
         }
+        let writes = self.existing(writes);
         writes.iter().try_for_each(|write| self.write_one(write))
+    }
+
+    /// Chooses between the files of different schedulers.
+    fn existing(&self, mut writes: Vec<Write>) -> Vec<Write> {
+        for write in &mut writes {
+            let Some((file, value)) = write.instead.take() else {
+                continue;
+            };
+            let there = |name: &str| {
+                self.home_of(write).is_some_and(|dir| {
+                    file::read_optional(&dir.fd, name).is_ok_and(|t| t.is_some())
+                })
+            };
+            if !there(&write.file) && there(&file) {
+                (write.file, write.value) = (file, value);
+            }
+        }
+        writes
     }
 
     fn version(&self, controller: &str) -> Version {
@@ -273,6 +293,13 @@ fn table_of(resources: &Resources) -> Result<Option<Table>, Error> {
 /// What to write so that a file reads as `before`.
 fn values_before(write: &Write, before: &str) -> Vec<String> {
     // These hold one line per device; one that was not there has no limits.
+    if write.file.starts_with("blkio.throttle.") {
+        let device = write.value.split(' ').next().unwrap_or_default();
+        let line = before
+            .lines()
+            .find(|line| line.split(' ').next() == Some(device));
+        return vec![line.map_or(format!("{device} 0"), str::to_owned)];
+    }
     if matches!(write.file.as_str(), "io.max" | "io.latency") {
         let device = write.value.split(' ').next().unwrap_or_default();
         let line = before

@@ -13,6 +13,7 @@
 //! (that client would be linked into every shim).
 
 mod apply;
+mod block;
 mod cpulist;
 mod create;
 mod details;
@@ -34,6 +35,7 @@ mod stats;
 mod tree;
 
 pub use apply::Previous;
+pub use block::{BlockIo, BlockThrottle, BlockWeight, Throttle};
 pub use details::{Details, DeviceIo, HugepageUse};
 pub use devices::{DeviceKind, DeviceRule};
 pub use error::Error;

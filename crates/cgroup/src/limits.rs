@@ -20,6 +20,8 @@ pub(crate) struct Write {
     pub(crate) optional: bool,
     /// The field that asked for it.
     pub(crate) field: &'static str,
+    /// File and value to be used where the first file does not exist.
+    pub(crate) instead: Option<(String, String)>,
 }
 
 /// What an update needs to know of the present limits; a new group's are the default.
@@ -54,6 +56,7 @@ impl Plan {
             value: value.to_string(),
             optional,
             field,
+            instead: None,
         });
     }
 }
@@ -68,7 +71,17 @@ pub(crate) fn plan(
     let mut plan = Plan(Vec::new());
     match version("cpu") {
         Version::V1 => cpu_v1(resources, current, &mut plan),
-        Version::V2 => cpu_v2(resources, current, &mut plan),
+        Version::V2 => cpu_v2(resources, current, &mut plan)?,
+    }
+    let block = match version("blkio") {
+        Version::V1 => resources.block_io.v1(),
+        Version::V2 => resources.block_io.v2()?,
+    };
+    for write in block {
+        plan.add(write.field, write.file, write.value);
+        if let (Some(last), Some((file, value))) = (plan.0.last_mut(), write.instead) {
+            last.instead = Some((file.to_owned(), value));
+        }
     }
     // Both versions call them the same.
     for (file, field, list) in [
@@ -112,7 +125,37 @@ fn max_or(limit: i64) -> String {
     }
 }
 
+/// An idle group has no weight that could be set: it ceases to be idle first, and
+/// becomes it last.
+fn idle(resources: &Resources, plan: &mut Plan, before: bool) {
+    match resources.cpu_idle {
+        // Before Linux 5.15 nothing is idle anyway.
+        Some(false) if before => plan.optional("cpu_idle", "cpu.idle", 0),
+        Some(true) if !before => plan.add("cpu_idle", "cpu.idle", 1),
+        _ => {}
+    }
+}
+
+/// The burst may at no time be above the quota. Returns whether it is to be written
+/// before the quota: it fits below the present one.
+fn burst_first(resources: &Resources, current: &Current) -> bool {
+    match (resources.cpu_burst, current.quota) {
+        (Some(burst), Some(quota)) => burst <= quota,
+        _ => true,
+    }
+}
+
+fn burst(resources: &Resources, file: &str, plan: &mut Plan) {
+    match resources.cpu_burst {
+        None => {}
+        // Before Linux 5.14 there is none anyway.
+        Some(0) => plan.optional("cpu_burst", file, 0),
+        Some(burst) => plan.add("cpu_burst", file, burst),
+    }
+}
+
 fn cpu_v1(resources: &Resources, current: &Current, plan: &mut Plan) {
+    idle(resources, plan, true);
     if let Some(shares) = resources.cpu_shares {
         plan.add("cpu_shares", "cpu.shares", shares);
     }
@@ -133,15 +176,58 @@ fn cpu_v1(resources: &Resources, current: &Current, plan: &mut Plan) {
     } else {
         (quota, period)
     };
+    let early = burst_first(resources, current);
+    if early {
+        burst(resources, "cpu.cfs_burst_us", plan);
+    }
     for (field, file, value) in first.into_iter().chain(second) {
         plan.add(field, file, value);
     }
+    if !early {
+        burst(resources, "cpu.cfs_burst_us", plan);
+    }
+    if let Some(period) = resources.cpu_rt_period {
+        plan.add("cpu_rt_period", "cpu.rt_period_us", period);
+    }
+    if let Some(runtime) = resources.cpu_rt_runtime {
+        plan.add("cpu_rt_runtime", "cpu.rt_runtime_us", runtime);
+    }
+    idle(resources, plan, false);
 }
 
-fn cpu_v2(resources: &Resources, current: &Current, plan: &mut Plan) {
+fn cpu_v2(resources: &Resources, current: &Current, plan: &mut Plan) -> Result<(), Error> {
+    for (field, value) in [
+        (
+            "cpu_rt_period",
+            resources.cpu_rt_period.map(|us| us.to_string()),
+        ),
+        (
+            "cpu_rt_runtime",
+            resources.cpu_rt_runtime.map(|us| us.to_string()),
+        ),
+    ] {
+        if let Some(value) = value {
+            let allowed = "nothing: cgroup v2 has no limits of real-time processes";
+            return Err(Error::invalid(field, value, allowed));
+        }
+    }
+    idle(resources, plan, true);
     if let Some(shares) = resources.cpu_shares {
         plan.add("cpu_shares", "cpu.weight", weight(shares));
     }
+    let early = burst_first(resources, current);
+    if early {
+        burst(resources, "cpu.max.burst", plan);
+    }
+    bandwidth_v2(resources, current, plan);
+    if !early {
+        burst(resources, "cpu.max.burst", plan);
+    }
+    idle(resources, plan, false);
+    Ok(())
+}
+
+fn bandwidth_v2(resources: &Resources, current: &Current, plan: &mut Plan) {
     if resources.cpu_quota.is_none() && resources.cpu_period.is_none() {
         return;
     }
@@ -282,7 +368,7 @@ mod tests {
                 limit: 0,
             }],
             unified: vec![("memory.oom.group".to_owned(), "1".to_owned())],
-            devices: Vec::new(),
+            ..Resources::default()
         }
     }
 
@@ -395,6 +481,48 @@ mod tests {
         };
         assert_eq!(first(&cpu(100_000, 200_000)), "cpu.cfs_period_us");
         assert_eq!(first(&cpu(25_000, 50_000)), "cpu.cfs_quota_us");
+    }
+
+    #[test]
+    fn a_burst_is_never_above_the_quota_and_an_idle_group_has_no_weight() {
+        let now = Current {
+            quota: Some(20_000),
+            ..Current::default()
+        };
+        let set = |burst, idle| Resources {
+            cpu_quota: Some(50_000),
+            cpu_shares: Some(1024),
+            cpu_burst: Some(burst),
+            cpu_idle: Some(idle),
+            ..Resources::default()
+        };
+        assert_eq!(
+            writes(&set(10_000, true), &now, Version::V1),
+            [
+                "cpu.shares=1024",
+                "cpu.cfs_burst_us=10000",
+                "cpu.cfs_quota_us=50000",
+                "cpu.idle=1"
+            ]
+        );
+        assert_eq!(
+            writes(&set(30_000, false), &now, Version::V2),
+            [
+                "cpu.idle=0",
+                "cpu.weight=100",
+                "cpu.max=50000",
+                "cpu.max.burst=30000"
+            ]
+        );
+        let real_time = Resources {
+            cpu_rt_runtime: Some(1000),
+            ..Resources::default()
+        };
+        assert_eq!(
+            writes(&real_time, &now, Version::V1),
+            ["cpu.rt_runtime_us=1000"]
+        );
+        assert!(plan(&real_time, &now, |_| Version::V2).is_err());
     }
 
     #[test]

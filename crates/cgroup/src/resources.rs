@@ -2,7 +2,7 @@
 //! any is written.
 
 use crate::{
-    DeviceRule, Error,
+    BlockIo, DeviceRule, Error,
     cpulist::{self, possible_cpus, possible_mems},
     devices::Table,
 };
@@ -33,6 +33,14 @@ pub struct Resources {
     pub cpu_quota: Option<i64>,
     /// Length of a period in microseconds, 1000 to 1000000.
     pub cpu_period: Option<u64>,
+    /// Microseconds of unused quota that may be spent later; at most the quota.
+    pub cpu_burst: Option<u64>,
+    /// Runs only when nothing else wants to (SCHED_IDLE).
+    pub cpu_idle: Option<bool>,
+    /// Period of real-time processes in microseconds (v1 only).
+    pub cpu_rt_period: Option<u64>,
+    /// CPU time of real-time processes in each such period (v1 only); -1 for no limit.
+    pub cpu_rt_runtime: Option<i64>,
     /// Bytes; -1 for no limit.
     pub memory_limit: Option<i64>,
     /// Bytes of memory and swap together; -1 for no limit.
@@ -47,6 +55,8 @@ pub struct Resources {
     pub cpuset_mems: String,
     /// Limits of huge pages; left out where the kernel does not account them.
     pub hugepages: Vec<Hugepage>,
+    /// Block devices.
+    pub block_io: BlockIo,
     /// v2 files and values, written last and in this order; ignored on v1, and on a
     /// hybrid node whose controller is in v1.
     pub unified: Vec<(String, String)>,
@@ -90,6 +100,19 @@ impl Resources {
             let allowed = format!("-1, or {} to {} µs", QUOTA.start(), QUOTA.end());
             return Err(Error::invalid("cpu_quota", quota, allowed));
         }
+        if let (Some(burst), Some(quota)) = (self.cpu_burst, self.cpu_quota)
+            && u64::try_from(quota).is_ok_and(|quota| burst > quota)
+        {
+            let allowed = format!("at most the quota ({quota} µs)");
+            return Err(Error::invalid("cpu_burst", burst, allowed));
+        }
+        if let Some(runtime) = self.cpu_rt_runtime
+            && runtime < -1
+        {
+            let allowed = "-1, or microseconds";
+            return Err(Error::invalid("cpu_rt_runtime", runtime, allowed));
+        }
+        self.block_io.check()?;
         self.check_memory()?;
         if let Some(limit) = self.pids_limit
             && limit != -1

@@ -13,7 +13,7 @@ use berth_proto::shim::{CgroupDir, Exec, ExecTarget, ProcessPlan, request::Verb,
 use berth_sys::{message, process};
 
 use crate::{
-    Connection, Error, ExecStreams, Program,
+    Connection, Error, ExecStreams, Listener, Program,
     launcher::{listen_in, open_directory},
     shim::EXECUTE,
 };
@@ -53,6 +53,8 @@ pub struct DetachedTarget<'a> {
     pub user_namespace: bool,
     /// And a time namespace.
     pub time_namespace: bool,
+    /// Who answers for the process's system calls, if its filter asks.
+    pub listener: Option<Listener<'a>>,
 }
 
 /// A process that was started in a container.
@@ -64,6 +66,8 @@ pub struct DetachedExec {
     pub pidfd: OwnedFd,
     /// The master of its terminal, if it has one.
     pub console: Option<OwnedFd>,
+    /// Wishes that the kernel did not grant in full, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Runs a process in a container that has no shim. It ends up as a child of the caller,
@@ -103,6 +107,10 @@ pub async fn exec_detached(
         stream(streams.stderr),
     );
     let preserve_slots = preserve.iter().map(|fd| add(*fd)).collect();
+    let listener = target.listener.map(|one| {
+        let slot = add(one.socket);
+        one.at(slot)
+    });
     let verb = Verb::Exec(Exec {
         exec_id: "exec".to_owned(),
         process: Some(process),
@@ -116,6 +124,7 @@ pub async fn exec_detached(
             user_namespace: target.user_namespace,
             time_namespace: target.time_namespace,
         }),
+        listener,
     });
     let answer = connection.call("Exec", verb, &raw, EXECUTE).await;
     let (started, fds) = match answer {
@@ -136,6 +145,7 @@ pub async fn exec_detached(
         pid: started.pid,
         pidfd,
         console: fds.into_iter().next(),
+        notes: started.notes,
     })
 }
 

@@ -19,4 +19,4 @@ pub use error::Error;
 pub use launcher::{Launcher, PodDescriptors, PodRequest};
 pub use program::{Program, ProgramSource};
 pub use record::read_exit_record;
-pub use shim::{CreatedContainer, ExecStreams, Shim, ShimProcess};
+pub use shim::{CreatedContainer, ExecStreams, Listener, Shim, ShimProcess};

@@ -65,6 +65,28 @@ pub struct ExecStreams<'fd> {
     pub stderr: Option<BorrowedFd<'fd>>,
 }
 
+/// Whoever answers for the system calls that a seccomp filter hands over: is told of the
+/// process with `head`, its pid in digits and `tail`, and gets the listener beside that.
+#[derive(Debug)]
+pub struct Listener<'fd> {
+    /// A connected stream socket.
+    pub socket: BorrowedFd<'fd>,
+    /// What comes before the pid.
+    pub head: Vec<u8>,
+    /// And behind it.
+    pub tail: Vec<u8>,
+}
+
+impl Listener<'_> {
+    pub(crate) fn at(self, slot: u32) -> berth_proto::shim::Listener {
+        berth_proto::shim::Listener {
+            slot,
+            head: self.head,
+            tail: self.tail,
+        }
+    }
+}
+
 /// A connection to the shim of one container.
 #[derive(Debug)]
 pub struct Shim(Connection);
@@ -155,16 +177,25 @@ impl Shim {
     /// # Errors
     /// [`Error::Remote`] if it could not be executed.
     pub async fn start(&self) -> Result<i64, Error> {
-        self.start_with(Vec::new()).await
+        self.start_with(Vec::new(), None).await
     }
 
-    /// As [`Shim::start`], with what the container's hooks are told.
+    /// As [`Shim::start`], with what the container's hooks are told, and who answers for
+    /// its system calls.
     ///
     /// # Errors
     /// As [`Shim::start`].
-    pub async fn start_with(&self, state: Vec<u8>) -> Result<i64, Error> {
-        let verb = Verb::Start(Start { state });
-        match self.0.call("Start", verb, &[], EXECUTE).await? {
+    pub async fn start_with(
+        &self,
+        state: Vec<u8>,
+        listener: Option<Listener<'_>>,
+    ) -> Result<i64, Error> {
+        let raw: Vec<_> = listener.iter().map(|one| one.socket.as_raw_fd()).collect();
+        let verb = Verb::Start(Start {
+            state,
+            listener: listener.map(|one| one.at(0)),
+        });
+        match self.0.call("Start", verb, &raw, EXECUTE).await? {
             (Body::Started(started), _) => Ok(started.started_at),
             _ => Err(self.0.unexpected("Start")),
         }

@@ -147,3 +147,55 @@ fn ipv4_of(bytes: &[u8]) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = bytes.try_into().ok()?;
     Some(Ipv4Addr::from(octets))
 }
+
+/// A permanent address of global scope, of any family, as the kernel describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    fixed: [u8; IFADDRMSG],
+    attributes: Vec<(u16, Vec<u8>)>,
+}
+
+impl Kept {
+    /// A request that gives it to the link `index`.
+    pub(crate) fn on(&self, index: u32) -> Request {
+        let mut fixed = self.fixed;
+        // The flags are those of its life so far.
+        fixed[2] = 0;
+        fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+        let request = Request::new(RTM_NEWADDR, flags::CREATE | flags::REPLACE, &fixed);
+        let attributes = self.attributes.iter();
+        attributes.fold(request, |request, (kind, value)| request.attr(*kind, value))
+    }
+}
+
+/// The addresses of the link `index` that are worth keeping when it moves.
+pub(crate) fn kept(socket: &mut Socket, index: u32) -> Result<Vec<Kept>, Error> {
+    /// RT_SCOPE_UNIVERSE.
+    const GLOBAL: u8 = 0;
+    const IFA_F_PERMANENT: u8 = 0x80;
+    const OPERATION: &str = "list addresses";
+    let request = Request::unacknowledged(RTM_GETADDR, flags::DUMP, &[0; IFADDRMSG]);
+    let replies = socket
+        .dump(&request)
+        .map_err(|failure| Error::netlink(OPERATION, "", failure))?;
+    let mut addresses = Vec::new();
+    for reply in replies.iter().filter(|reply| reply.kind == RTM_NEWADDR) {
+        let (fixed, attributes) = reply
+            .split(IFADDRMSG)
+            .ok_or_else(|| Error::answer(OPERATION, ""))?;
+        let kept = fixed[2] & IFA_F_PERMANENT != 0 && fixed[3] == GLOBAL;
+        if u32_of(&fixed[4..8]) != Some(index) || !kept {
+            continue;
+        }
+        let mut own = [0; IFADDRMSG];
+        own.copy_from_slice(fixed);
+        addresses.push(Kept {
+            fixed: own,
+            attributes: attributes
+                .filter(|(kind, _)| matches!(*kind, IFA_ADDRESS | IFA_LOCAL | IFA_BROADCAST))
+                .map(|(kind, value)| (kind, value.to_vec()))
+                .collect(),
+        });
+    }
+    Ok(addresses)
+}

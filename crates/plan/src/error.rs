@@ -80,10 +80,6 @@ impl PlanError {
     /// Whether waiting for a newer version would help, rather than another request.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self,
-            Self::Unsupported { .. }
-                | Self::Seccomp(seccomp::Error::Notify | seccomp::Error::Listener { .. })
-        )
+        matches!(self, Self::Unsupported { .. })
     }
 }

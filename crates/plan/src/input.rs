@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use berth_cgroup::Resources as CgroupLimits;
 use berth_proto::shim::{IdMapping, Plan};
 
 use crate::{
     capability::CapSet,
-    limits::CgroupLimits,
     seccomp::{FilterCache, Machine},
 };
 
@@ -174,6 +174,12 @@ pub enum NamespaceKind {
     Uts,
     /// Control groups.
     Cgroup,
+    /// Users.
+    User,
+    /// Clocks.
+    Time,
+    /// Mounts.
+    Mount,
 }
 
 impl NamespaceKind {
@@ -186,6 +192,10 @@ impl NamespaceKind {
             Self::Ipc => "ipc",
             Self::Uts => "uts",
             Self::Cgroup => "cgroup",
+            Self::User => "user",
+            Self::Time => "time",
+            // As the kernel abbreviates it.
+            Self::Mount => "mnt",
         }
     }
 }

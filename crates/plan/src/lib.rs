@@ -16,11 +16,16 @@ mod input;
 mod limits;
 mod mounts;
 mod namespaces;
+mod numa;
 mod options;
 mod plan;
 mod process;
 pub mod seccomp;
 pub mod sysctl;
+
+pub use berth_cgroup::{
+    DeviceKind, DeviceRule, Hugepage as HugepageLimit, Resources as CgroupLimits,
+};
 
 pub use self::{
     capability::{Cap, CapSet},
@@ -30,7 +35,8 @@ pub use self::{
         Hierarchy, IdMaps, IoInputs, NamespaceKind, POD_SHM, PlanInputs, PlanOutput, RootInputs,
         Slot,
     },
-    limits::{CgroupLimits, DeviceKind, DeviceRule, HugepageLimit, limits},
+    limits::limits,
+    numa::memory_policy,
     options::mount_options,
     plan::plan,
     process::process,

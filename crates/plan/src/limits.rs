@@ -1,76 +1,13 @@
 //! Resources as plain values, for whoever writes control groups.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, Spec};
+use berth_cgroup::{
+    BlockIo, BlockThrottle, BlockWeight, DeviceKind, DeviceRule, Hugepage, Resources, Throttle,
+};
+use oci_spec::runtime::{
+    LinuxBlockIo, LinuxDeviceCgroup, LinuxDeviceType, LinuxResources, LinuxThrottleDevice, Spec,
+};
 
 use crate::error::PlanError;
-
-/// Limits of a container. None and empty mean "not given".
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CgroupLimits {
-    /// Relative weight in v1's unit, 2 to 262,144.
-    pub cpu_shares: Option<u64>,
-    /// Microseconds of CPU in each period; -1 for no limit.
-    pub cpu_quota: Option<i64>,
-    /// Microseconds.
-    pub cpu_period: Option<u64>,
-    /// Bytes; -1 for no limit.
-    pub memory_limit: Option<i64>,
-    /// Bytes of memory and swap together; -1 for no limit.
-    pub memory_swap_limit: Option<i64>,
-    /// Bytes; what is kept under pressure.
-    pub memory_reservation: Option<i64>,
-    /// Processes and threads; -1 for no limit.
-    pub pids_limit: Option<i64>,
-    /// As cpuset(7) lists them.
-    pub cpuset_cpus: String,
-    /// Memory nodes, likewise.
-    pub cpuset_mems: String,
-    /// Limits of huge pages.
-    pub hugepages: Vec<HugepageLimit>,
-    /// v2 files and values by name, written last.
-    pub unified: Vec<(String, String)>,
-    /// Devices, later rules winning; what no rule names is denied.
-    pub devices: Vec<DeviceRule>,
-}
-
-/// A limit of huge pages of one size.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HugepageLimit {
-    /// As the kernel spells it: `2MB`.
-    pub size: String,
-    /// Bytes.
-    pub limit: u64,
-}
-
-/// What kind of device a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// Both.
-    All,
-    /// Block devices.
-    Block,
-    /// Character devices.
-    Char,
-}
-
-/// One rule; later rules win.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceRule {
-    /// Whether it allows or denies.
-    pub allow: bool,
-    /// What kind of device.
-    pub kind: DeviceKind,
-    /// None: any.
-    pub major: Option<u32>,
-    /// None: any.
-    pub minor: Option<u32>,
-    /// Reading.
-    pub read: bool,
-    /// Writing.
-    pub write: bool,
-    /// Making nodes.
-    pub mknod: bool,
-}
 
 /// Devices that programs cannot do without: null, zero, full, tty, random, urandom,
 /// ptmx, and all slaves of terminals (None: any minor).
@@ -93,13 +30,13 @@ const MAX_MINOR: i64 = (1 << 20) - 1;
 ///
 /// # Errors
 /// [`PlanError`] for what means nothing or would be ignored.
-pub fn limits(spec: &Spec) -> Result<CgroupLimits, PlanError> {
+pub fn limits(spec: &Spec) -> Result<Resources, PlanError> {
     let linux = spec.linux().as_ref();
     of(linux.and_then(|linux| linux.resources().as_ref()))
 }
 
-pub(crate) fn of(resources: Option<&LinuxResources>) -> Result<CgroupLimits, PlanError> {
-    let mut limits = CgroupLimits::default();
+pub(crate) fn of(resources: Option<&LinuxResources>) -> Result<Resources, PlanError> {
+    let mut limits = Resources::default();
     if let Some(resources) = resources {
         refuse(resources)?;
         read(resources, &mut limits)?;
@@ -145,11 +82,6 @@ fn refuse(resources: &LinuxResources) -> Result<(), PlanError> {
     {
         return Err(PlanError::unsupported("linux.resources.rdma", unlimited));
     }
-    let given = resources.block_io().as_ref();
-    if given.is_some_and(|block| *block != oci_spec::runtime::LinuxBlockIo::default()) {
-        let reason = "use `unified` with io.max or io.weight on cgroup v2";
-        return Err(PlanError::unsupported("linux.resources.blockIO", reason));
-    }
     if let Some(memory) = resources.memory() {
         if memory.disable_oom_killer() == Some(true) {
             let field = "linux.resources.memory.disableOOMKiller";
@@ -160,22 +92,56 @@ fn refuse(resources: &LinuxResources) -> Result<(), PlanError> {
             return Err(PlanError::unsupported(field, unlimited));
         }
     }
-    if let Some(cpu) = resources.cpu() {
-        let realtime = cpu.realtime_runtime().is_some_and(|value| value != 0)
-            || cpu.realtime_period().is_some_and(|value| value != 0);
-        if realtime || cpu.burst().is_some_and(|value| value != 0) || cpu.idle() == Some(1) {
-            let reason = "of cpu only shares, quota, period, cpus and mems can be set";
-            return Err(PlanError::unsupported("linux.resources.cpu", reason));
-        }
-    }
     Ok(())
 }
 
-fn read(resources: &LinuxResources, limits: &mut CgroupLimits) -> Result<(), PlanError> {
+fn block_io(given: &LinuxBlockIo) -> Result<BlockIo, PlanError> {
+    const FIELD: &str = "linux.resources.blockIO";
+    let weight = |weight: Option<u16>| weight.filter(|&weight| weight != 0);
+    let mut block = BlockIo {
+        weight: weight(given.weight()),
+        leaf_weight: weight(given.leaf_weight()),
+        ..BlockIo::default()
+    };
+    for device in given.weight_device().iter().flatten() {
+        block.device_weights.push(BlockWeight {
+            major: major(FIELD, device.major())?,
+            minor: minor(FIELD, device.minor())?,
+            weight: weight(device.weight()),
+            leaf_weight: weight(device.leaf_weight()),
+        });
+    }
+    let throttles: [(Throttle, &Option<Vec<LinuxThrottleDevice>>); 4] = [
+        (Throttle::ReadBytes, given.throttle_read_bps_device()),
+        (Throttle::WriteBytes, given.throttle_write_bps_device()),
+        (Throttle::ReadOperations, given.throttle_read_iops_device()),
+        (
+            Throttle::WriteOperations,
+            given.throttle_write_iops_device(),
+        ),
+    ];
+    for (kind, devices) in throttles {
+        for device in devices.iter().flatten() {
+            block.throttles.push(BlockThrottle {
+                kind,
+                major: major(FIELD, device.major())?,
+                minor: minor(FIELD, device.minor())?,
+                rate: device.rate(),
+            });
+        }
+    }
+    Ok(block)
+}
+
+fn read(resources: &LinuxResources, limits: &mut Resources) -> Result<(), PlanError> {
     if let Some(cpu) = resources.cpu() {
         limits.cpu_shares = cpu.shares().filter(|&shares| shares != 0);
         limits.cpu_quota = cpu.quota().filter(|&quota| quota != 0);
         limits.cpu_period = cpu.period().filter(|&period| period != 0);
+        limits.cpu_burst = cpu.burst();
+        limits.cpu_idle = cpu.idle().map(|idle| idle != 0);
+        limits.cpu_rt_period = cpu.realtime_period().filter(|&period| period != 0);
+        limits.cpu_rt_runtime = cpu.realtime_runtime().filter(|&runtime| runtime != 0);
         limits.cpuset_cpus = cpu.cpus().clone().unwrap_or_default();
         limits.cpuset_mems = cpu.mems().clone().unwrap_or_default();
     }
@@ -183,6 +149,9 @@ fn read(resources: &LinuxResources, limits: &mut CgroupLimits) -> Result<(), Pla
         limits.memory_limit = memory.limit().filter(|&limit| limit != 0);
         limits.memory_swap_limit = memory.swap().filter(|&limit| limit != 0);
         limits.memory_reservation = memory.reservation().filter(|&limit| limit != 0);
+    }
+    if let Some(given) = resources.block_io() {
+        limits.block_io = block_io(given)?;
     }
     limits.pids_limit = resources
         .pids()
@@ -194,7 +163,7 @@ fn read(resources: &LinuxResources, limits: &mut CgroupLimits) -> Result<(), Pla
             let reason = "a limit in bytes is not negative";
             PlanError::invalid("linux.resources.hugepageLimits", page.limit(), reason)
         })?;
-        limits.hugepages.push(HugepageLimit {
+        limits.hugepages.push(Hugepage {
             size: page.page_size().clone(),
             limit,
         });

@@ -44,35 +44,11 @@ pub(crate) fn namespaces(
             LinuxNamespaceType::Ipc => (&mut plan.ipc, NamespaceKind::Ipc),
             LinuxNamespaceType::Uts => (&mut plan.uts, NamespaceKind::Uts),
             LinuxNamespaceType::Cgroup => (&mut plan.cgroup, NamespaceKind::Cgroup),
+            LinuxNamespaceType::User => (&mut plan.user, NamespaceKind::User),
+            LinuxNamespaceType::Time => (&mut plan.time, NamespaceKind::Time),
             LinuxNamespaceType::Mount => {
-                if let Some(path) = path {
-                    let reason = format!("joining the mount namespace {}", path.display());
-                    return Err(PlanError::unsupported(FIELD, reason));
-                }
                 mount = true;
-                continue;
-            }
-            LinuxNamespaceType::User => {
-                if let Some(path) = path {
-                    let reason = format!("joining the user namespace {}", path.display());
-                    return Err(PlanError::unsupported(FIELD, reason));
-                }
-                plan.user = Some(NamespaceTarget {
-                    mode: Mode::New.into(),
-                    slot: 0,
-                });
-                continue;
-            }
-            LinuxNamespaceType::Time => {
-                if let Some(path) = path {
-                    let reason = format!("joining the time namespace {}", path.display());
-                    return Err(PlanError::unsupported(FIELD, reason));
-                }
-                plan.time = Some(NamespaceTarget {
-                    mode: Mode::New.into(),
-                    slot: 0,
-                });
-                continue;
+                (&mut plan.mount, NamespaceKind::Mount)
             }
         };
         *target = Some(match path {
@@ -90,12 +66,16 @@ pub(crate) fn namespaces(
         let reason = "a container without a mount namespace of its own is not possible";
         return Err(PlanError::unsupported(FIELD, reason));
     }
-    let user = plan.user.is_some();
+    let user = mode(plan.user.as_ref());
     plan.uid_mappings = mappings("linux.uidMappings", linux.uid_mappings())?;
     plan.gid_mappings = mappings("linux.gidMappings", linux.gid_mappings())?;
     check_users("linux.uidMappings", &plan.uid_mappings, user)?;
     check_users("linux.gidMappings", &plan.gid_mappings, user)?;
-    plan.time_offsets = time_offsets(linux, plan.time.is_some())?;
+    let own_time = mode(plan.time.as_ref()) == Mode::New;
+    plan.time_offsets = time_offsets(linux, own_time)?;
+    if mode(plan.mount.as_ref()) == Mode::Join {
+        check_joined_mounts(spec, linux, user)?;
+    }
     let host = || {
         Some(NamespaceTarget {
             mode: Mode::Host.into(),
@@ -110,6 +90,7 @@ pub(crate) fn namespaces(
         &mut plan.cgroup,
         &mut plan.user,
         &mut plan.time,
+        &mut plan.mount,
     ] {
         if target.is_none() {
             *target = host();
@@ -176,13 +157,48 @@ fn time_offsets(linux: &Linux, own: bool) -> Result<Vec<TimeOffset>, PlanError> 
     Ok(offsets)
 }
 
-/// A new user namespace maps its user 0: that is who sets the container up.
-fn check_users(field: &'static str, maps: &[IdMapping], user: bool) -> Result<(), PlanError> {
+/// A mount namespace that is joined has a root and mounts; what the specification asks
+/// for beyond would not be done.
+fn check_joined_mounts(spec: &Spec, linux: &Linux, user: Mode) -> Result<(), PlanError> {
+    if user == Mode::New {
+        let reason = "cannot be joined from a user namespace that does not own it";
+        return Err(PlanError::invalid(FIELD, "mount", reason));
+    }
+    let some = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|all| !all.is_empty());
+    let devices = linux.devices().as_ref();
+    for (field, asked) in [
+        (
+            "mounts",
+            spec.mounts().as_ref().is_some_and(|all| !all.is_empty()),
+        ),
+        ("linux.devices", devices.is_some_and(|all| !all.is_empty())),
+        ("linux.maskedPaths", some(linux.masked_paths())),
+        ("linux.readonlyPaths", some(linux.readonly_paths())),
+        (
+            "linux.rootfsPropagation",
+            linux.rootfs_propagation().is_some(),
+        ),
+        (
+            "root.readonly",
+            spec.root().as_ref().and_then(|root| root.readonly()) == Some(true),
+        ),
+    ] {
+        if asked {
+            let reason = "belongs to whoever made the mount namespace that is joined";
+            return Err(PlanError::invalid(field, "given", reason));
+        }
+    }
+    Ok(())
+}
+
+/// A new user namespace maps its user 0: that is who sets the container up. One that
+/// is joined has its maps; those given are for mounts whose ids are mapped.
+fn check_users(field: &'static str, maps: &[IdMapping], user: Mode) -> Result<(), PlanError> {
     let reason = match (user, maps.is_empty()) {
-        (false, true) => return Ok(()),
-        (false, false) => "there is no user namespace to map ids of",
-        (true, _) if maps.iter().any(|map| map.inside == 0) => return Ok(()),
-        (true, _) => "id 0 of the container must be mapped: it sets the container up",
+        (Mode::Host, true) | (Mode::Join, _) => return Ok(()),
+        (Mode::Host, false) => "there is no user namespace to map ids of",
+        (Mode::New, _) if maps.iter().any(|map| map.inside == 0) => return Ok(()),
+        (Mode::New, _) => "id 0 of the container must be mapped: it sets the container up",
     };
     Err(PlanError::invalid(field, maps.len(), reason))
 }
@@ -241,7 +257,7 @@ fn slot(kind: NamespaceKind, path: &Path, pod_dir: Option<&Path>) -> Result<Slot
     })
 }
 
-fn mode(target: Option<&NamespaceTarget>) -> Mode {
+pub(crate) fn mode(target: Option<&NamespaceTarget>) -> Mode {
     target.map_or(Mode::Host, NamespaceTarget::mode)
 }
 

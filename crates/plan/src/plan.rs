@@ -15,9 +15,10 @@ use crate::{
     input::{PlanInputs, PlanOutput, Slot, Slots},
     limits,
     mounts::mounts,
-    namespaces::{namespaces, sysctls},
+    namespaces::{mode, namespaces, sysctls},
+    numa::memory_policy,
     options::propagation,
-    process::process,
+    process::{label, process},
 };
 
 /// Turns `spec` into a plan.
@@ -44,18 +45,30 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     check(inputs)?;
 
     let mut slots = Slots::default();
-    let root = RootPlan {
-        tree_slot: slots.add(Slot::StateTree),
-        layers: inputs.root.layers.clone(),
-        upper: inputs.root.upper.clone(),
-        work: inputs.root.work.clone(),
-        volatile: inputs.root.volatile,
-        readonly: root.readonly().unwrap_or(false),
-        propagation: root_propagation(linux)?,
-        staging: String::new(),
-    };
     let namespaces = namespaces(spec, linux, inputs.pod_dir, &mut slots)?;
+    let moves_devices = net_devices(linux, mode(namespaces.net.as_ref()), inputs.io.given)?;
+    // A mount namespace that is joined has a root of its own.
+    let joined = mode(namespaces.mount.as_ref()) == Mode::Join;
+    let root = (!joined).then_some(root);
+    let root = root
+        .map(|root| -> Result<RootPlan, PlanError> {
+            Ok(RootPlan {
+                tree_slot: slots.add(Slot::StateTree),
+                layers: inputs.root.layers.clone(),
+                upper: inputs.root.upper.clone(),
+                work: inputs.root.work.clone(),
+                volatile: inputs.root.volatile,
+                readonly: root.readonly().unwrap_or(false),
+                propagation: root_propagation(linux)?,
+                staging: String::new(),
+            })
+        })
+        .transpose()?;
     let sysctls = sysctls(linux, &namespaces)?;
+    let label = label("linux.mountLabel", linux.mount_label())?;
+    if !label.is_empty() && !inputs.io.given {
+        return Err(PlanError::unsupported("linux.mountLabel", "leave it out"));
+    }
     let mut mounts = mounts(
         spec.mounts().as_deref().unwrap_or_default(),
         inputs,
@@ -64,10 +77,26 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
     )?;
     let mut process = process(given, inputs.env.clone(), inputs.kernel_capabilities)?;
     process.personality = linux.personality().as_ref().map(personality).transpose()?;
+    process.memory_policy = linux
+        .memory_policy()
+        .as_ref()
+        .map(memory_policy)
+        .transpose()?;
     if let Some(profile) = linux.seccomp() {
         let filter = inputs.filters.get(profile, inputs.machine)?;
         process.seccomp.clone_from(&filter.program);
         process.seccomp_flags = filter.flags;
+        process.seccomp_listener = filter.listener;
+        if filter.listener && !inputs.io.given {
+            let reason = "listeners of seccomp; use another action than SCMP_ACT_NOTIFY";
+            return Err(PlanError::unsupported("linux.seccomp", reason));
+        }
+    }
+    for step in &mut mounts.steps {
+        // Others have labels of their own, or of what they are bound from.
+        if !label.is_empty() && matches!(step.fstype.as_str(), "tmpfs" | "devpts" | "mqueue") {
+            step.options.push(format!("context={label}"));
+        }
     }
     let io = io(inputs, process.terminal, &mut slots);
     let preserve_slots = (0..inputs.io.preserved)
@@ -88,7 +117,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         }
     }
     // A /dev of the host has its own.
-    let devices = if mounts.foreign_dev {
+    let devices = if mounts.foreign_dev || joined {
         Vec::new()
     } else {
         let given = linux.devices().as_deref().unwrap_or_default();
@@ -109,7 +138,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         terminal: process.terminal,
         process: Some(process),
         namespaces: Some(namespaces),
-        root: Some(root),
+        root,
         mounts: mounts.steps,
         devices,
         masked_paths: paths("linux.maskedPaths", linux.masked_paths())?,
@@ -120,10 +149,11 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         cgroup: Some(cgroup),
         detached: inputs.io.given,
         preserve_slots,
-        own_dev: !mounts.foreign_dev,
-        hold: hooked.hold,
+        own_dev: !mounts.foreign_dev && !joined,
+        hold: hooked.hold || moves_devices,
         create_container_hooks: hooked.create_container,
         start_container_hooks: hooked.start_container,
+        mount_labels: !label.is_empty(),
     };
     Ok(PlanOutput {
         plan,
@@ -139,8 +169,9 @@ fn personality(given: &LinuxPersonality) -> Result<u32, PlanError> {
         .as_ref()
         .is_some_and(|flags| !flags.is_empty())
     {
-        let reason = "leave the flags out";
-        return Err(PlanError::unsupported("linux.personality", reason));
+        let reason = "the specification has no flags of personalities";
+        let shown = format!("{:?}", given.flags());
+        return Err(PlanError::invalid("linux.personality.flags", shown, reason));
     }
     Ok(match given.domain() {
         LinuxPersonalityDomain::PerLinux => 0,
@@ -181,29 +212,48 @@ fn check(inputs: &PlanInputs<'_>) -> Result<(), PlanError> {
 
 /// What would be ignored.
 fn refuse(linux: &Linux) -> Result<(), PlanError> {
-    let unsupported = |field, asked: bool| {
-        if asked {
-            Err(PlanError::unsupported(field, "leave it out"))
-        } else {
-            Ok(())
-        }
+    if linux.intel_rdt().is_some() {
+        let reason = "resctrl groups are not made; leave it out";
+        return Err(PlanError::unsupported("linux.intelRdt", reason));
+    }
+    Ok(())
+}
+
+/// Longest name of a network device (IFNAMSIZ, with its NUL).
+const MAX_DEVICE_NAME: usize = 15;
+
+/// Whether devices move into the container's network namespace; their names are sound.
+fn net_devices(linux: &Linux, net: Mode, owned: bool) -> Result<bool, PlanError> {
+    const FIELD: &str = "linux.netDevices";
+    let Some(devices) = linux.net_devices().as_ref().filter(|all| !all.is_empty()) else {
+        return Ok(false);
     };
-    unsupported(
-        "linux.mountLabel",
-        linux
-            .mount_label()
-            .as_ref()
-            .is_some_and(|label| !label.is_empty()),
-    )?;
-    unsupported("linux.intelRdt", linux.intel_rdt().is_some())?;
-    unsupported("linux.memoryPolicy", linux.memory_policy().is_some())?;
-    unsupported(
-        "linux.netDevices",
-        linux
-            .net_devices()
-            .as_ref()
-            .is_some_and(|devices| !devices.is_empty()),
-    )
+    if !owned {
+        return Err(PlanError::unsupported(FIELD, "leave it out"));
+    }
+    if net == Mode::Host {
+        let reason = "there is no network namespace to move devices into";
+        return Err(PlanError::invalid(FIELD, devices.len(), reason));
+    }
+    let mut taken = Vec::new();
+    for (from, device) in devices {
+        let to = device.name().as_ref().filter(|name| !name.is_empty());
+        let to = to.unwrap_or(from);
+        for name in [from, to] {
+            // As the kernel has it (dev_valid_name).
+            let bad = |byte: u8| matches!(byte, b'/' | b':' | b'%') || byte <= b' ' || byte == 127;
+            let dots = matches!(name.as_str(), "" | "." | "..");
+            if dots || name.len() > MAX_DEVICE_NAME || name.bytes().any(bad) {
+                let reason = format!("is no name of a device: at most {MAX_DEVICE_NAME} bytes");
+                return Err(PlanError::invalid(FIELD, name.escape_debug(), reason));
+            }
+        }
+        if taken.contains(&to) {
+            return Err(PlanError::invalid(FIELD, to, "is the name of two devices"));
+        }
+        taken.push(to);
+    }
+    Ok(true)
 }
 
 /// Hooks want a caller who owns the container and runs those of the node's namespaces.

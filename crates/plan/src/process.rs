@@ -11,6 +11,7 @@ use oci_spec::runtime::{
 use crate::{
     capability::{Cap, CapSet},
     error::PlanError,
+    numa::number_set,
 };
 
 /// Turns a process into what the shim carries out, without a seccomp filter.
@@ -25,7 +26,7 @@ pub fn process(
     env: Option<Vec<Vec<u8>>>,
     kernel: CapSet,
 ) -> Result<ProcessPlan, PlanError> {
-    refuse(process)?;
+    let affinity = process.exec_cpu_affinity().as_ref();
     let args: Vec<Vec<u8>> = process
         .args()
         .iter()
@@ -83,34 +84,42 @@ pub fn process(
             .transpose()?,
         scheduler: process.scheduler().as_ref().map(scheduler).transpose()?,
         terminal_columns: size(process.console_size().map(|size| size.width())),
+        cpus_before: cpus(affinity.and_then(|affinity| affinity.initial().as_deref()))?,
+        cpus_after: cpus(affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()))?,
+        apparmor_profile: apparmor(process)?,
+        selinux_label: label("process.selinuxLabel", process.selinux_label())?,
         ..ProcessPlan::default()
     })
 }
 
-fn refuse(process: &Process) -> Result<(), PlanError> {
-    let profile = process.apparmor_profile().as_deref().unwrap_or_default();
-    if !matches!(profile, "" | "unconfined") {
-        let reason = format!("profile {profile}; use unconfined");
-        return Err(PlanError::unsupported("process.apparmorProfile", reason));
-    }
-    if process
-        .selinux_label()
-        .as_ref()
-        .is_some_and(|label| !label.is_empty())
-    {
-        return Err(PlanError::unsupported(
-            "process.selinuxLabel",
-            "leave it out",
-        ));
-    }
-    if process.exec_cpu_affinity().is_some() {
-        return Err(PlanError::unsupported(
-            "process.execCPUAffinity",
-            "leave it out",
-        ));
-    }
-    Ok(())
+/// The set of CPUs that an exec has on its way, or in the end.
+fn cpus(list: Option<&str>) -> Result<Vec<u64>, PlanError> {
+    /// CONFIG_NR_CPUS is at most this.
+    const MOST: u32 = 8192;
+    number_set("process.execCPUAffinity", list.unwrap_or_default(), MOST)
 }
+
+/// A label or profile as the kernel takes it; empty for none.
+pub(crate) fn label(field: &'static str, given: &Option<String>) -> Result<String, PlanError> {
+    let label = given.as_deref().unwrap_or_default();
+    if label.len() > MAX_LABEL || label.chars().any(char::is_control) {
+        let reason = format!("at most {MAX_LABEL} bytes without control characters");
+        return Err(PlanError::invalid(field, label.escape_debug(), reason));
+    }
+    Ok(label.to_owned())
+}
+
+fn apparmor(process: &Process) -> Result<String, PlanError> {
+    let profile = label("process.apparmorProfile", process.apparmor_profile())?;
+    // Nothing is asked for, which a kernel without AppArmor has as well.
+    if profile == "unconfined" {
+        return Ok(String::new());
+    }
+    Ok(profile)
+}
+
+/// The kernel takes a page for each.
+const MAX_LABEL: usize = 4000;
 
 /// Most supplementary groups (NGROUPS_MAX).
 const MAX_GROUPS: usize = 65_536;

@@ -403,7 +403,7 @@ fn what_is_wrong_or_would_be_ignored_is_refused_by_name() {
         ("/process/oomScoreAdj", json!(1001), "process.oomScoreAdj"),
         (
             "/process/apparmorProfile",
-            json!("mine"),
+            json!("mi\nne"),
             "process.apparmorProfile",
         ),
         ("/hostname", json!("h".repeat(65)), ""),
@@ -448,7 +448,7 @@ fn what_is_wrong_or_would_be_ignored_is_refused_by_name() {
         ),
         (
             "/linux/namespaces",
-            json!([{"type": "mount"}, {"type": "time", "path": "/x"}]),
+            json!([{"type": "mount"}, {"type": "time", "path": "x"}]),
             "linux.namespaces",
         ),
         (

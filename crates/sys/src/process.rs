@@ -283,6 +283,22 @@ pub fn set_no_new_privs() -> io::Result<()> {
 /// EINVAL for a program that the kernel refuses; EACCES without
 /// no_new_privs or CAP_SYS_ADMIN.
 pub fn install_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
+    install_filter(program, flags).map(drop)
+}
+
+/// As [`install_seccomp`], with a listener for the calls that the filter hands over
+/// (SECCOMP_FILTER_FLAG_NEW_LISTENER).
+///
+/// # Errors
+/// As [`install_seccomp`]; EBUSY if an earlier filter has a listener.
+pub fn install_seccomp_listener(program: &[u8], flags: u32) -> io::Result<OwnedFd> {
+    const NEW_LISTENER: u32 = 1 << 3;
+    let fd = install_filter(program, flags | NEW_LISTENER)?;
+    // SAFETY: with this flag a fresh descriptor is returned, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn install_filter(program: &[u8], flags: u32) -> io::Result<libc::c_long> {
     let count = program.len() / size_of::<libc::sock_filter>();
     if !program.len().is_multiple_of(size_of::<libc::sock_filter>()) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -311,7 +327,65 @@ pub fn install_seccomp(program: &[u8], flags: u32) -> io::Result<()> {
             &raw const fprog,
         )
     })
-    .map(drop)
+}
+
+/// A duplicate of descriptor `number` of the process behind `pidfd`.
+///
+/// # Errors
+/// EBADF if it has none; EPERM without the right to trace it.
+pub fn pidfd_getfd(pidfd: impl AsFd, number: RawFd) -> io::Result<OwnedFd> {
+    let pidfd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: the call takes three integers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, number, 0) })?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The CPUs that the caller may use: bit N of word M stands for CPU 64 * M + N.
+///
+/// # Errors
+/// The errno of sched_getaffinity(2).
+pub fn affinity() -> io::Result<Vec<u64>> {
+    // CONFIG_NR_CPUS is at most 8192; the kernel wants room for its own number.
+    let mut words = vec![0_u64; 128];
+    let length = size_of_val(words.as_slice());
+    // SAFETY: the kernel writes at most `length` bytes to `words`, which has as many.
+    let written = check(unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, 0, length, words.as_mut_ptr())
+    })?;
+    words.truncate(usize::try_from(written).unwrap_or(0) / size_of::<u64>());
+    Ok(words)
+}
+
+/// Lets the caller use these CPUs only, as [`affinity`] counts them.
+///
+/// # Errors
+/// EINVAL if it may use none of them.
+pub fn set_affinity(words: &[u64]) -> io::Result<()> {
+    let length = size_of_val(words);
+    // SAFETY: the kernel reads `length` bytes from `words`, which has as many.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, length, words.as_ptr()) })
+        .map(drop)
+}
+
+/// Sets where the caller's memory comes from (set_mempolicy(2)): MPOL_* with
+/// MPOL_F_*, and nodes in words as in [`affinity`].
+///
+/// # Errors
+/// EINVAL for what does not fit together or is not there; ENOSYS without NUMA.
+pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
+    // The kernel takes one bit less than it is told.
+    let bits = match nodes {
+        [] => 0,
+        nodes => nodes.len() * 64 + 1,
+    };
+    let nodes = if bits == 0 {
+        std::ptr::null()
+    } else {
+        nodes.as_ptr()
+    };
+    // SAFETY: the kernel reads `bits - 1` bits from `nodes`, which is null only for 0.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, bits) }).map(drop)
 }
 
 /// Closes every descriptor from `first` on.

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use berth_cgroup::{DeviceKind, DeviceRule, Group, GroupPath, Hugepage, Layout, Resources};
-use berth_plan::CgroupLimits;
+use berth_cgroup::{Group, GroupPath, Layout};
 use oci_spec::runtime::Spec;
 
 /// Where containers go that name no group.
@@ -61,39 +60,4 @@ pub(crate) fn destroy(path: &str) -> Result<()> {
         berth_cgroup::remove_if_empty(&layout, &GroupPath::parse(DEFAULT_PARENT)?);
     }
     Ok(())
-}
-
-/// Limits as the plan has them.
-pub(crate) fn resources(limits: &CgroupLimits) -> Resources {
-    let pages = limits.hugepages.iter().map(|page| Hugepage {
-        size: page.size.clone(),
-        limit: page.limit,
-    });
-    let devices = limits.devices.iter().map(|rule| DeviceRule {
-        allow: rule.allow,
-        kind: match rule.kind {
-            berth_plan::DeviceKind::All => DeviceKind::All,
-            berth_plan::DeviceKind::Block => DeviceKind::Block,
-            berth_plan::DeviceKind::Char => DeviceKind::Char,
-        },
-        major: rule.major,
-        minor: rule.minor,
-        read: rule.read,
-        write: rule.write,
-        mknod: rule.mknod,
-    });
-    Resources {
-        cpu_shares: limits.cpu_shares,
-        cpu_quota: limits.cpu_quota,
-        cpu_period: limits.cpu_period,
-        memory_limit: limits.memory_limit,
-        memory_swap_limit: limits.memory_swap_limit,
-        memory_reservation: limits.memory_reservation,
-        pids_limit: limits.pids_limit,
-        cpuset_cpus: limits.cpuset_cpus.clone(),
-        cpuset_mems: limits.cpuset_mems.clone(),
-        hugepages: pages.collect(),
-        unified: limits.unified.clone(),
-        devices: devices.collect(),
-    }
 }

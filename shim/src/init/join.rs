@@ -15,14 +15,14 @@ use berth_sys::{
 use nix::libc;
 
 use crate::{
-    spawn::{has_new_users, mode},
+    spawn::{has_helper, has_new_users, mode},
     wire::{Slots, Step as _, invalid},
 };
 
 /// Moves this process into the container's groups. A process that moves itself
 /// through v1's `tasks` does not wait for the grace period that a foreign write
 /// to `cgroup.procs` costs.
-pub(super) fn groups(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
+pub(crate) fn groups(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
     for dir in plan.cgroup.iter().flat_map(|cgroup| &cgroup.dirs) {
         // In the v2 group it was born.
         if !dir.v2 {
@@ -56,9 +56,10 @@ pub(super) fn namespaces(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
         (&namespaces.uts, libc::CLONE_NEWUTS, "UTS"),
         (&namespaces.cgroup, libc::CLONE_NEWCGROUP, "cgroup"),
     ] {
-        // Before a new user namespace the shim has joined them: from within there is no
-        // right to namespaces that belong to the node.
-        if mode(target.as_ref()) == Mode::Join && !has_new_users(plan) {
+        // Before a user namespace was entered the shim or its helper has joined them:
+        // from within there is no right to namespaces that belong to the node.
+        let before = has_new_users(plan) || has_helper(plan);
+        if mode(target.as_ref()) == Mode::Join && !before {
             let slot = target.map(|target| target.slot).unwrap_or_default();
             let fd = slots.get(slot)?;
             namespace::setns(fd.as_fd(), flag)

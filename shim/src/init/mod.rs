@@ -21,13 +21,15 @@ use std::{
 
 use berth_proto::shim::{Failure, Plan, ProcessPlan};
 use berth_sys::{
-    credentials, mount, process,
+    credentials, mount, namespace, process,
     resolve::{self, Scope},
     terminal,
 };
+use nix::libc;
 
 use crate::{
     child, console,
+    label::Labels,
     process::{self as steps, Program},
     spawn,
     stdio::{Inside, Preserved},
@@ -46,10 +48,16 @@ pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent
         Err(error) => child::give_up(parent, &system("clone", "moving the handshake", &error)),
     };
     let failure = match set_up(plan, slots, inside, &parent) {
-        Ok((process, program)) => {
+        Ok((process, program, labels)) => {
             let state = child::await_go(&parent);
             match hooks::run("startContainer", &plan.start_container_hooks, &state) {
-                Ok(()) => finish(process, &process.seccomp, &program, &preserved),
+                Ok(()) => finish(
+                    process,
+                    &process.seccomp,
+                    &program,
+                    (&preserved, labels),
+                    &parent,
+                ),
                 Err(failure) => failure,
             }
         }
@@ -63,14 +71,20 @@ pub(crate) fn finish(
     process: &ProcessPlan,
     seccomp: &[u8],
     program: &Program,
-    preserved: &Preserved,
+    (preserved, labels): (&Preserved, Labels),
+    parent: &OwnedFd,
 ) -> Failure {
-    // Before the filter, which may not allow it.
-    let confined = preserved
-        .put()
-        .and_then(|()| process::cloexec_from(preserved.end()))
-        .step("exec", || "closing descriptors".to_owned())
-        .and_then(|()| steps::confine(process, seccomp));
+    // Before the filter, which may not allow it, and the labels before descriptors move
+    // to where their files may be.
+    let confined = labels
+        .apply()
+        .and_then(|()| {
+            preserved
+                .put()
+                .and_then(|()| process::cloexec_from(preserved.end()))
+                .step("exec", || "closing descriptors".to_owned())
+        })
+        .and_then(|()| steps::confine(process, seccomp, parent));
     match confined {
         Ok(()) => program.execute(),
         Err(failure) => failure,
@@ -82,7 +96,7 @@ fn set_up<'plan>(
     slots: &mut Slots,
     inside: Option<Inside>,
     parent: &OwnedFd,
-) -> Result<(&'plan ProcessPlan, Program), Failure> {
+) -> Result<(&'plan ProcessPlan, Program, Labels), Failure> {
     let process = plan
         .process
         .as_ref()
@@ -95,10 +109,16 @@ fn set_up<'plan>(
     process::reset_signals().step("clone", || "resetting signals".to_owned())?;
 
     // The first two as who the shim is: groups belong to the node's root.
-    join::groups(plan, slots)?;
-    if spawn::has_new_users(plan) {
-        // The parent writes the maps.
+    let helped = spawn::has_helper(plan);
+    if !helped {
+        join::groups(plan, slots)?;
+    }
+    let new_users = spawn::has_new_users(plan);
+    if new_users || helped {
+        // The parent writes the maps, and takes hold of what a helper has cloned.
         child::await_go(parent);
+    }
+    if new_users {
         credentials::set_ids(0, 0, &[])
             .step("clone", || "becoming root of the user namespace".to_owned())?;
     }
@@ -112,6 +132,39 @@ fn set_up<'plan>(
         state = child::await_go(parent);
     }
 
+    let (cwd, console, labels) = if spawn::joins_mounts(plan) {
+        enter_mounts(plan, process, slots)?
+    } else {
+        make_root(plan, process, slots, &state)?
+    };
+    let notes = steps::apply_limits(process)?;
+    let size = (process.terminal_rows, process.terminal_columns);
+    let masters = wire_streams(inside, console, size)?;
+    process::fchdir(&cwd).step("mount", || "entering the working directory".to_owned())?;
+    drop(cwd);
+    if plan.detached {
+        // Callers of OCI runtimes want to hear of it from create, not from start.
+        program.find()?;
+    }
+    child::say_ready(parent, &child::raw(&masters), &notes)
+        .step("clone", || "telling that init is ready".to_owned())?;
+    Ok((process, program, labels))
+}
+
+/// What the rest of the birth needs of the root: the working directory, the terminal,
+/// and the labels.
+type Rooted = (OwnedFd, Option<console::Console>, Labels);
+
+/// Makes the container's root and moves into it.
+fn make_root(
+    plan: &Plan,
+    process: &ProcessPlan,
+    slots: &mut Slots,
+    state: &[u8],
+) -> Result<Rooted, Failure> {
+    // While /proc is the shim's.
+    let here = std::fs::File::open("/").step("exec", || "/".to_owned())?;
+    let labels = Labels::open(process, &here)?;
     let root = rootfs::assemble(plan, slots)?;
     mounts::attach_all(&plan.mounts, &root, slots)?;
     devices::make(plan, &root)?;
@@ -120,7 +173,7 @@ fn set_up<'plan>(
     } else {
         None
     };
-    hooks::run("createContainer", &plan.create_container_hooks, &state)?;
+    hooks::run("createContainer", &plan.create_container_hooks, state)?;
     mount::pivot_into(&root).step("mount", || "pivoting into the root".to_owned())?;
     rootfs::set_propagation(plan)?;
     let root = resolve::open_path(
@@ -134,18 +187,25 @@ fn set_up<'plan>(
     masks::apply(plan, &root)?;
     rootfs::make_readonly(plan)?;
 
-    let notes = steps::apply_limits(process)?;
-    let size = (process.terminal_rows, process.terminal_columns);
-    let masters = wire_streams(inside, console, size)?;
-    process::fchdir(&cwd).step("mount", || "entering the working directory".to_owned())?;
-    drop(cwd);
-    if plan.detached {
-        // Callers of OCI runtimes want to hear of it from create, not from start.
-        program.find()?;
-    }
-    child::say_ready(parent, &child::raw(&masters), &notes)
-        .step("clone", || "telling that init is ready".to_owned())?;
-    Ok((process, program))
+    Ok((cwd, console, labels))
+}
+
+/// Enters a mount namespace that somebody else has made, and takes it as it is.
+fn enter_mounts(plan: &Plan, process: &ProcessPlan, slots: &Slots) -> Result<Rooted, Failure> {
+    let target = plan.namespaces.as_ref().and_then(|all| all.mount);
+    let fd = slots.get(target.map(|target| target.slot).unwrap_or_default())?;
+    namespace::setns(fd, libc::CLONE_NEWNS)
+        .step("clone", || "joining the mount namespace".to_owned())?;
+    let root: OwnedFd = std::fs::File::open("/")
+        .step("mount", || "opening the root".to_owned())?
+        .into();
+    let labels = Labels::open(process, &root)?;
+    let console = if plan.terminal {
+        Some(console::open_pair(&root)?)
+    } else {
+        None
+    };
+    Ok((steps::open_cwd(&root, &process.cwd)?, console, labels))
 }
 
 /// Puts the streams onto 0, 1 and 2 and returns what the parent must get.

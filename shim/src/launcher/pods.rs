@@ -133,7 +133,7 @@ fn make_namespaces(
                 Word::Ready(..) => pin(pod, pid, dir)
                     .step("netns", || format!("pinning the namespaces of {}", pod.id)),
                 Word::Failed(failure) => Err(failure),
-                Word::End => Err(child::died("netns")),
+                Word::End | Word::Listener(_) => Err(child::died("netns")),
             };
             let pinned = pinned.and_then(|()| {
                 if pod.new_pid {

@@ -145,7 +145,7 @@ fn make(pins: &Path, name: &str, target: &File) -> io::Result<()> {
             let pinned = match child::listen(&ours, LIMIT_MS)? {
                 Word::Ready(..) => pin_namespace(pid, target),
                 Word::Failed(failure) => Err(io::Error::other(failure.detail)),
-                Word::End => Err(io::Error::other("the builder died")),
+                Word::End | Word::Listener(_) => Err(io::Error::other("the builder died")),
             };
             // Not "go": a closed connection ends it as well.
             drop(ours);

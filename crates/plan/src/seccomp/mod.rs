@@ -16,9 +16,9 @@ mod table;
 mod tests;
 mod verdict;
 
-use std::{collections::HashMap, path::PathBuf};
+use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
 use self::{
     abi::Abi,
@@ -32,9 +32,9 @@ pub use self::{abi::Machine, cache::FilterCache, default::default_profile};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// `SCMP_ACT_NOTIFY` or a listener.
-    #[error("SCMP_ACT_NOTIFY and listeners are not supported yet; use another action")]
-    Notify,
+    /// A listener that could not be told of, or a flag for one where there is none.
+    #[error("{0}")]
+    Notify(&'static str),
     /// `errnoRet` or the data of a trace beyond what the kernel passes on.
     #[error("errnoRet {value} is larger than {largest}, the largest that the kernel returns")]
     Errno {
@@ -55,12 +55,6 @@ pub enum Error {
         /// Needed.
         instructions: usize,
     },
-    /// A listener's path without the action for it.
-    #[error("listenerPath {path} is not supported yet")]
-    Listener {
-        /// As given.
-        path: PathBuf,
-    },
 }
 
 /// A compiled profile.
@@ -68,8 +62,10 @@ pub enum Error {
 pub struct Filter {
     /// Array of `struct sock_filter` in host order.
     pub program: Vec<u8>,
-    /// SECCOMP_FILTER_FLAG_*.
+    /// SECCOMP_FILTER_FLAG_*, without that of the listener.
     pub flags: u32,
+    /// Some calls are for a listener to answer (`SCMP_ACT_NOTIFY`).
+    pub listener: bool,
 }
 
 /// Compiles `profile` for `machine`.
@@ -80,14 +76,42 @@ pub struct Filter {
 /// # Errors
 /// See [`Error`].
 pub fn compile(profile: &LinuxSeccomp, machine: Machine) -> Result<Filter, Error> {
-    if let Some(path) = profile.listener_path() {
-        return Err(Error::Listener { path: path.clone() });
-    }
+    let listener = needs_listener(profile)?;
     let instructions = instructions(profile, machine)?;
     Ok(Filter {
         program: program::encode(&instructions),
-        flags: flags(profile)?,
+        flags: flags(profile, listener)?,
+        listener,
     })
+}
+
+/// Whether calls are for a listener. A path alone is ignored, as the specification
+/// wants it.
+fn needs_listener(profile: &LinuxSeccomp) -> Result<bool, Error> {
+    const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
+    if profile.default_action() == NOTIFY {
+        let reason = "SCMP_ACT_NOTIFY cannot be the default: nobody could be told of the listener";
+        return Err(Error::Notify(reason));
+    }
+    let mut rules = profile.syscalls().iter().flatten();
+    let mut notified = rules
+        .by_ref()
+        .filter(|rule| rule.action() == NOTIFY)
+        .peekable();
+    if notified.peek().is_none() {
+        return Ok(false);
+    }
+    if notified.any(|rule| rule.names().iter().any(|name| name == "write")) {
+        let reason =
+            "SCMP_ACT_NOTIFY cannot be used for write: the process tells of its listener with it";
+        return Err(Error::Notify(reason));
+    }
+    match profile.listener_path() {
+        Some(path) if !path.as_os_str().is_empty() => Ok(true),
+        _ => Err(Error::Notify(
+            "SCMP_ACT_NOTIFY needs a listenerPath: nobody would answer",
+        )),
+    }
 }
 
 fn instructions(profile: &LinuxSeccomp, machine: Machine) -> Result<Vec<Instruction>, Error> {
@@ -186,7 +210,7 @@ impl Writer {
 }
 
 /// SECCOMP_FILTER_FLAG_* (include/uapi/linux/seccomp.h).
-fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
+fn flags(profile: &LinuxSeccomp, listener: bool) -> Result<u32, Error> {
     let mut flags = 0;
     for flag in profile.flags().iter().flatten() {
         flags |= match flag {
@@ -194,8 +218,12 @@ fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
-            // Has a meaning with a listener only.
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => return Err(Error::Notify),
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if listener => 1 << 5,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+                let reason =
+                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a rule with SCMP_ACT_NOTIFY";
+                return Err(Error::Notify(reason));
+            }
         };
     }
     Ok(flags)

@@ -456,13 +456,36 @@ fn a_stricter_rule_is_never_hidden() {
 }
 
 #[test]
+fn a_listener_is_asked_for_by_a_rule_and_found_by_its_path() {
+    let with = |call: &str, default, path: Option<&str>| {
+        let mut profile = profile(
+            default,
+            vec![],
+            vec![rule(&[call], Action::ScmpActNotify, vec![])],
+        );
+        profile.set_listener_path(path.map(Into::into));
+        profile
+    };
+    let good = with("mount", Action::ScmpActAllow, Some("/run/listener"));
+    assert!(compile(&good, Machine::X86_64).unwrap().listener);
+    assert_eq!(verdict(&good, X86_64, native("mount"), 0), 0x7fc0_0000);
+    for bad in [
+        with("mount", Action::ScmpActAllow, None),
+        with("mount", Action::ScmpActAllow, Some("")),
+        with("write", Action::ScmpActAllow, Some("/run/listener")),
+        with("mount", Action::ScmpActNotify, Some("/run/listener")),
+    ] {
+        let compiled = compile(&bad, Machine::X86_64);
+        assert!(matches!(compiled, Err(Error::Notify(_))), "{compiled:?}");
+    }
+    let mut alone = profile(Action::ScmpActAllow, vec![], vec![]);
+    alone.set_listener_path(Some("/run/listener".into()));
+    assert!(!compile(&alone, Machine::X86_64).unwrap().listener);
+}
+
+#[test]
 fn what_cannot_be_done_is_an_error() {
     let with = |rule: LinuxSyscall| profile(Action::ScmpActAllow, vec![], vec![rule]);
-    let notify = with(rule(&["mount"], Action::ScmpActNotify, vec![]));
-    assert!(matches!(
-        compile(&notify, Machine::X86_64),
-        Err(Error::Notify)
-    ));
     let mut large = rule(&["mount"], Action::ScmpActErrno, vec![]);
     large.set_errno_ret(Some(4096));
     assert!(matches!(

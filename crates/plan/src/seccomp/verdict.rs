@@ -17,6 +17,7 @@ pub(super) enum Verdict {
     KillThread,
     Trap,
     Errno(u16),
+    Notify,
     Trace(u16),
     Log,
     Allow,
@@ -33,7 +34,7 @@ impl Verdict {
             Action::ScmpActTrace => Self::Trace(limited(data, MAX_DATA)?),
             Action::ScmpActLog => Self::Log,
             Action::ScmpActAllow => Self::Allow,
-            Action::ScmpActNotify => return Err(Error::Notify),
+            Action::ScmpActNotify => Self::Notify,
         })
     }
 
@@ -44,6 +45,7 @@ impl Verdict {
             Self::KillThread => 0,
             Self::Trap => 0x0003_0000,
             Self::Errno(errno) => 0x0005_0000 | u32::from(errno),
+            Self::Notify => 0x7fc0_0000,
             Self::Trace(data) => 0x7ff0_0000 | u32::from(data),
             Self::Log => 0x7ffc_0000,
             Self::Allow => 0x7fff_0000,

@@ -24,6 +24,7 @@ use crate::{
     container::{Container, Status},
     engine, group,
     hooks::Hooks,
+    net_devices::NetDevices,
     record::{Home, Record, check_id},
     slots::Sources,
     verb::Context,
@@ -60,12 +61,11 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
     let bundle = Bundle::read(&args.bundle)?;
     let hooks = Hooks::of(&bundle.spec)?;
     let group_path = group::path(&bundle.spec, &args.id, context.systemd)?;
+    refuse_rdt(&bundle)?;
     let preserved = preserved(context, args)?;
     let output = plan(&bundle, &args.id, preserved.count, preserved.listen)?;
     check_console(output.plan.terminal, args, terminal)?;
-    group::resources(&output.limits)
-        .validate()
-        .context("linux.resources")?;
+    output.limits.validate().context("linux.resources")?;
     let program = engine::program()?;
 
     let home = Home::make(context.root, &args.id)?;
@@ -100,6 +100,7 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
             output: &output,
             program: &program,
             group: &group_path,
+            devices: NetDevices::of(&bundle.spec),
         },
     );
     let (pidfd, master) = match built {
@@ -124,6 +125,16 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
         pidfd,
         console,
     })
+}
+
+/// Where the kernel divides caches and memory bandwidth, the plan has its say.
+fn refuse_rdt(bundle: &Bundle) -> Result<()> {
+    let linux = bundle.spec.linux().as_ref();
+    let asked = linux.is_some_and(|linux| linux.intel_rdt().is_some());
+    if asked && !Path::new("/sys/fs/resctrl/info").exists() {
+        bail!("linux.intelRdt: no resctrl file system is mounted at /sys/fs/resctrl");
+    }
+    Ok(())
 }
 
 struct Preserved<'a> {
@@ -213,6 +224,7 @@ struct Making<'a> {
     output: &'a PlanOutput,
     program: &'a berth_engine::Program,
     group: &'a GroupPath,
+    devices: NetDevices,
 }
 
 /// What a failed creation takes back.
@@ -237,8 +249,8 @@ impl Undo {
             .as_str()
             .clone_into(&mut self.container.record.cgroup);
         home.save(&self.container.record)?;
-        let limits = group::resources(&making.output.limits);
-        let made = Group::create(&group::layout()?, making.group, &limits);
+        let limits = &making.output.limits;
+        let made = Group::create(&group::layout()?, making.group, limits);
         let group = match made {
             Ok(group) => group,
             Err(error) => {
@@ -284,7 +296,7 @@ impl Undo {
         self.container.home.save(&self.container.record)?;
         let mut console = created.console;
         if making.output.plan.hold {
-            console = self.assemble(context)?;
+            console = self.assemble(context, making)?;
         }
         if let (Some(socket), Some(master)) = (&making.args.console_socket, &console) {
             console::send(socket, master.as_fd())?;
@@ -296,7 +308,8 @@ impl Undo {
     }
 
     /// Runs the hooks that come before the root is made, and has it made.
-    fn assemble(&self, context: &Context<'_>) -> Result<Option<OwnedFd>> {
+    fn assemble(&self, context: &Context<'_>, making: &Making<'_>) -> Result<Option<OwnedFd>> {
+        making.devices.move_to(self.container.record.pid)?;
         let state = self.container.state(Status::Creating);
         self.hooks.before_root(&state)?;
         let state = serde_json::to_vec(&state)?;

@@ -3,6 +3,7 @@
 use std::{fs, io, os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use berth_cgroup::{Dir, Group};
 use berth_engine::{DetachedExec, DetachedTarget, ExecStreams, exec_detached};
 use berth_plan::seccomp::{FilterCache, Machine};
 use berth_proto::shim::ProcessPlan;
@@ -14,6 +15,7 @@ use crate::{
     bundle, cli, console,
     container::Container,
     engine, foreground, group,
+    listener::Answerer,
     verb::{
         Context,
         create::{kernel_capabilities, write_pid},
@@ -47,6 +49,8 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Exec) -> Result<i32> {
         // The process must become this one's child when its helper ends.
         kernel::become_subreaper().context("becoming a subreaper")?;
     }
+    let state = container.state(container.status()?);
+    let answerer = Answerer::connect(&spec, plan.seccomp_listener, &state)?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let streams = if plan.terminal {
         ExecStreams::default()
@@ -62,9 +66,13 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Exec) -> Result<i32> {
         group: &group,
         user_namespace: has(&spec, LinuxNamespaceType::User),
         time_namespace: has(&spec, LinuxNamespaceType::Time),
+        listener: answerer.as_ref().map(Answerer::listener),
     };
     let started = engine::wait(exec_detached(&program, target, plan, streams, &preserved))?
         .map_err(engine::explain)?;
+    for note in &started.notes {
+        context.log.warn(note);
+    }
     finish(args, &started).inspect_err(|_| {
         // Nobody would ever know of it.
         drop(kernel::pidfd_send_signal(
@@ -194,8 +202,22 @@ fn plan(spec: &Spec, process: &Process) -> Result<ProcessPlan> {
             .context("seccomp profile")?;
         plan.seccomp.clone_from(&filter.program);
         plan.seccomp_flags = filter.flags;
+        plan.seccomp_listener = filter.listener;
     }
+    let linux = spec.linux().as_ref();
+    let policy = linux.and_then(|linux| linux.memory_policy().as_ref());
+    plan.memory_policy = policy.map(berth_plan::memory_policy).transpose()?;
     Ok(plan)
+}
+
+/// Whether the container's own filter hands calls over to a listener.
+pub(super) fn filter_listens(spec: &Spec) -> Result<bool> {
+    let linux = spec.linux().as_ref();
+    let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
+        return Ok(false);
+    };
+    let machine = Machine::native().context("this kind of machine is not supported")?;
+    Ok(FilterCache::default().get(profile, machine)?.listener)
 }
 
 fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
@@ -209,18 +231,47 @@ fn has(spec: &Spec, kind: LinuxNamespaceType) -> bool {
         .any(|namespace| namespace.typ() == kind)
 }
 
-/// A group below the container's own, the same in every hierarchy.
-fn group_below(container: &Container, given: &[String]) -> Result<berth_cgroup::Group> {
-    let [below] = given else {
-        bail!("--cgroup by controller is not supported yet; give one path");
+/// The container's group, or one below it: the same in every hierarchy, or for the
+/// controllers that an argument names (`cpu,cpuacct:below`).
+fn group_below(container: &Container, given: &[String]) -> Result<Group> {
+    let mut group = container.group()?.context("container not running")?;
+    let (named, everywhere): (Vec<&String>, Vec<&String>) =
+        given.iter().partition(|argument| argument.contains(':'));
+    let open = |below: &str| -> Result<Group> {
+        if below.split('/').any(|part| part == "..") {
+            bail!("--cgroup {below}: must not contain ..");
+        }
+        let below = below.trim_matches('/');
+        if below.is_empty() {
+            return container.group()?.context("container not running");
+        }
+        let path = format!("{}/{below}", container.record.cgroup);
+        group::open(&path)?.with_context(|| format!("--cgroup {below}: there is no such group"))
     };
-    if below.contains(':') {
-        bail!("--cgroup {below}: by controller is not supported yet; give one path");
+    match everywhere.as_slice() {
+        [] => {}
+        [below] => group = open(below)?,
+        _ => bail!("--cgroup: one path for all controllers, or one for each"),
     }
-    if below.split('/').any(|part| part == "..") {
-        bail!("--cgroup {below}: must not contain ..");
+    let mut dirs = group.into_dirs();
+    for argument in named {
+        let (controllers, below) = argument.split_once(':').unwrap_or_default();
+        let has = |dir: &Dir, name: &str| dir.controllers.split(',').any(|one| one == name);
+        for name in controllers.split(',') {
+            if !dirs.iter().any(|dir| has(dir, name)) {
+                bail!("--cgroup {argument}: no hierarchy of v1 has the controller {name:?}");
+            }
+        }
+        // Controllers that share a hierarchy go together.
+        let named = |dir: &Dir| controllers.split(',').any(|name| has(dir, name));
+        let there = open(below)?.into_dirs();
+        let wanted = dirs.iter().filter(|dir| named(dir)).count();
+        let there: Vec<Dir> = there.into_iter().filter(named).collect();
+        if there.len() != wanted {
+            bail!("--cgroup {argument}: there is no such group");
+        }
+        dirs.retain(|dir| !named(dir));
+        dirs.extend(there);
     }
-    let below = below.trim_matches('/');
-    let path = format!("{}/{below}", container.record.cgroup);
-    group::open(&path)?.with_context(|| format!("--cgroup {below}: there is no such group"))
+    Ok(Group::from_dirs(dirs))
 }

@@ -8,7 +8,8 @@ use crate::{
     container::{Container, Status},
     engine,
     hooks::Hooks,
-    verb::Context,
+    listener::Answerer,
+    verb::{Context, exec::filter_listens},
 };
 
 pub(super) fn run(context: &Context<'_>, id: &str) -> Result<()> {
@@ -24,11 +25,14 @@ pub(super) fn start(context: &Context<'_>, container: &Container) -> Result<()> 
     }
     let spec = crate::bundle::parse(&container.home.config()?)?;
     let hooks = Hooks::of(&spec)?;
-    let state = serde_json::to_vec(&container.state(Status::Created))?;
+    let state = container.state(Status::Created);
+    let answerer = Answerer::connect(&spec, filter_listens(&spec)?, &state)?;
+    let state = serde_json::to_vec(&state)?;
     engine::wait(async {
         let (events, _) = mpsc::unbounded_channel();
         let shim = Shim::connect(container.home.path(), events).await?;
-        shim.start_with(state).await
+        shim.start_with(state, answerer.as_ref().map(Answerer::listener))
+            .await
     })?
     .map_err(engine::explain)
     .context("start failed")?;

@@ -5,7 +5,7 @@ use std::{io::Read as _, path::Path};
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use crate::{cli, container::Container, group, verb::Context};
+use crate::{cli, container::Container, verb::Context};
 
 /// Larger input is a mistake.
 const LARGEST: u64 = 1024 * 1024;
@@ -28,7 +28,7 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Update) -> Result<()> {
     let mut spec = container.home.config()?;
     spec["linux"]["resources"] = resources;
     let spec = crate::bundle::parse(&spec).context("the limits")?;
-    let mut limits = group::resources(&berth_plan::limits(&spec)?);
+    let mut limits = berth_plan::limits(&spec)?;
     // What may be opened is decided when the container is created.
     limits.devices.clear();
     let group = container.group()?.context("container not running")?;

@@ -89,7 +89,7 @@ impl House {
         }
         fs::copy("/bin/busybox", root.join("bin/busybox"))
             .expect("busybox-static is needed: apt-get install busybox-static");
-        for applet in ["sh", "cat", "mkdir", "true", "sleep"] {
+        for applet in ["sh", "cat", "mkdir", "true", "sleep", "taskset", "readlink"] {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
