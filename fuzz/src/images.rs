@@ -90,6 +90,7 @@ fn imported(data: &[u8], format: ImportFormat) {
             architecture: "amd64".to_owned(),
             variant: None,
         },
+        all_platforms: true,
     };
     let result = ground.store.import(
         data,

@@ -13,6 +13,7 @@ use berth_proto::berth::v1::{
 };
 use tonic::Streaming;
 
+use super::pull::platform;
 use crate::{
     error::{Error, Result},
     image,
@@ -63,7 +64,8 @@ pub(super) async fn import(
         format,
         reference,
         config: (!header.config.is_empty()).then_some(header.config),
-        platform: node.config.platform(),
+        all_platforms: header.platform.is_empty(),
+        platform: platform(&header.platform)?.unwrap_or_else(|| node.config.platform()),
     };
     let images = image::import(node, file, options, header.replace).await?;
     Ok(images

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_image::{LayerState, PullProgress as Seen};
+use berth_image::{LayerState, Platform, PullProgress as Seen};
 use berth_proto::berth::v1::{BlobProgress, PullProgress, PullRequest, blob_progress::State};
 use tokio::{
     sync::{mpsc, watch},
@@ -11,7 +11,11 @@ use tokio::{
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
-use crate::{image, node::Node};
+use crate::{
+    error::{Error, Result},
+    image,
+    node::Node,
+};
 
 /// Often enough for a smooth bar.
 const EVERY: Duration = Duration::from_millis(100);
@@ -22,14 +26,23 @@ pub(super) fn pull(
     node: Arc<Node>,
     request: PullRequest,
     deadline: Option<Instant>,
-) -> impl Stream<Item = Result<PullProgress, Status>> {
+) -> impl Stream<Item = std::result::Result<PullProgress, Status>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let progress = watch::Sender::new(Seen::default());
         let seen = progress.subscribe();
+        let machines = match machines(&request) {
+            Ok(machines) => machines,
+            Err(error) => {
+                // Nobody to be told is nobody who pulls.
+                sender.send(Err(error.into())).await.ok();
+                return;
+            }
+        };
         let work = image::pull(
             &node,
             &request.reference,
+            machines,
             request.auth,
             Some(progress),
             deadline,
@@ -43,7 +56,7 @@ pub(super) fn pull(
                     let last = done.map(|pulled| PullProgress {
                         phase: "done".to_owned(),
                         blobs: blobs(&seen.borrow()),
-                        digest: digest(&node, &pulled.id),
+                        digest: pulled.digest,
                         image_id: pulled.id,
                         reference: pulled.reference,
                     });
@@ -70,14 +83,27 @@ pub(super) fn pull(
     ReceiverStream::new(receiver)
 }
 
-fn digest(node: &Node, id: &str) -> String {
-    let image = node.images.all().into_iter().find(|image| image.id == id);
-    image
-        .and_then(|image| {
-            let name = image.names.iter().rev().find(|name| name.contains('@'))?;
-            name.split_once('@').map(|(_, digest)| digest.to_owned())
-        })
-        .unwrap_or_default()
+fn machines(request: &PullRequest) -> Result<image::Machines> {
+    Ok(image::Machines {
+        platform: platform(&request.platform)?,
+        all: request.all_platforms,
+    })
+}
+
+/// `OS/ARCHITECTURE[/VARIANT]`; empty for the node's own.
+///
+/// # Errors
+/// InvalidArgument for anything else.
+pub(super) fn platform(text: &str) -> Result<Option<Platform>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = text.parse::<crate::config::Platform>();
+    let platform = parsed.map_err(|()| {
+        Error::invalid(format!("{text:?} is no platform"))
+            .with_remedy("give OS/ARCHITECTURE[/VARIANT], such as linux/arm64")
+    })?;
+    Ok(Some(platform.into()))
 }
 
 fn blobs(seen: &Seen) -> Vec<BlobProgress> {

@@ -68,7 +68,15 @@ impl ImageService for Images {
         let deadline = deadline(&request);
         let request = request.into_inner();
         let name = name(request.image)?;
-        let pulled = image::pull(&self.node, &name, request.auth, None, deadline).await?;
+        let pulled = image::pull(
+            &self.node,
+            &name,
+            image::Machines::default(),
+            request.auth,
+            None,
+            deadline,
+        )
+        .await?;
         Ok(Response::new(cri::PullImageResponse {
             image_ref: pulled.id,
         }))

@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub(crate) use facts::facts;
-pub(crate) use pull::{import, parse, pull};
+pub(crate) use pull::{Machines, import, parse, pull};
 pub(crate) use push::{check_login, push};
 pub(crate) use remove::{collect, collect_after, remove};
 pub(crate) use save::{Sink, export};

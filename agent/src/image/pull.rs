@@ -1,9 +1,9 @@
 //! PullImage, and images from bytes that a caller sends.
 
-use std::{fs::File, sync::Arc};
+use std::{collections::HashSet, fs::File, sync::Arc};
 
 use berth_image::{
-    Auth, ImportOptions, LayerState, PullProgress, PullRequest, Reference, StoredImage,
+    Auth, ImportOptions, LayerState, Platform, PullProgress, PullRequest, Reference, StoredImage,
 };
 use berth_phase::Phase;
 use berth_proto::cri::AuthConfig;
@@ -24,6 +24,27 @@ pub(crate) struct Pulled {
     pub(crate) id: String,
     /// With Docker's defaults filled in.
     pub(crate) reference: String,
+    /// Digest of the manifest or index that the reference named.
+    pub(crate) digest: String,
+}
+
+/// For which machines an image is wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Machines {
+    /// Another one than the node's own.
+    pub(crate) platform: Option<Platform>,
+    /// The images of all platforms are kept beside the one that is unpacked.
+    pub(crate) all: bool,
+}
+
+impl Machines {
+    /// What tells a pull for these from that of the node's own image.
+    fn suffix(&self) -> String {
+        let platform = self.platform.as_ref();
+        let platform = platform.map_or(String::new(), |platform| format!(" for {platform}"));
+        let all = if self.all { " for all platforms" } else { "" };
+        format!("{platform}{all}")
+    }
 }
 
 /// Pulls an image. Whoever asks for the same meanwhile waits for the same pull,
@@ -34,6 +55,7 @@ pub(crate) struct Pulled {
 pub(crate) async fn pull(
     node: &Arc<Node>,
     name: &str,
+    machines: Machines,
     auth: Option<AuthConfig>,
     progress: Option<watch::Sender<PullProgress>>,
     deadline: Option<Instant>,
@@ -41,17 +63,22 @@ pub(crate) async fn pull(
     let reference = parse(name)?;
     let full = reference.to_string();
     let auth = credentials(auth, &reference)?;
-    let request = Request::new(Verb::Pull, full.clone())
+    let key = format!("{full}{}", machines.suffix());
+    let request = Request::new(Verb::Pull, key.clone())
         .fingerprint(fingerprint(&full, auth.as_ref()))
         .deadline(deadline);
     let node_in = node.clone();
     let metrics = node.metrics.clone();
+    let (name, shown) = (full_name(&reference), key.clone());
     let work = node.operations.run(request, move |context| async move {
-        let (progress, _shown) = node_in.images.pulling.begin(reference.to_string());
+        let (progress, _shown) = node_in.images.pulling.begin(shown);
         let request = PullRequest {
             reference: reference.clone(),
             auth,
-            platform: node_in.config.platform(),
+            platform: machines
+                .platform
+                .unwrap_or_else(|| node_in.config.platform()),
+            all_platforms: machines.all,
         };
         let seen = progress.subscribe();
         let stored = node_in
@@ -69,7 +96,7 @@ pub(crate) async fn pull(
         Some(progress) => {
             let outcome = tokio::select! {
                 outcome = work => outcome,
-                never = node.images.pulling.show(&full, &progress) => match never {},
+                never = node.images.pulling.show(&key, &progress) => match never {},
             };
             if outcome.is_ok() {
                 progress.send_modify(finished);
@@ -83,8 +110,13 @@ pub(crate) async fn pull(
             .as_ref()
             .map_or_else(|error| error.kind().name(), |_| "ok"),
     );
+    let id = outcome?.into_id()?;
+    let records = node.images.all();
+    let record = records.iter().find(|record| record.id == id);
+    let digest = record.and_then(|record| record.target(&name));
     Ok(Pulled {
-        id: outcome?.into_id()?,
+        digest: digest.unwrap_or_default().to_owned(),
+        id,
         reference: full,
     })
 }
@@ -198,10 +230,17 @@ async fn record(
         .as_ref()
         .map(|record| record.names.clone())
         .unwrap_or_default();
-    for name in names {
-        if !all.contains(&name) {
-            all.push(name);
+    for name in &names {
+        if !all.contains(name) {
+            all.push(name.clone());
         }
+    }
+    let mut targets = before
+        .as_ref()
+        .map(|record| record.targets.clone())
+        .unwrap_or_default();
+    for name in &names {
+        targets.insert(name.clone(), stored.named.to_string());
     }
     let config = serde_json::to_value(&stored.config)
         .map_err(|error| Error::internal("record the image").with_source(error))?;
@@ -220,13 +259,23 @@ async fn record(
                 ..Blob::default()
             })
             .collect(),
+        targets,
         pinned: false,
         pulled_at: now(),
     };
+    record.forget_targets();
     if let Some(before) = &before {
         // A pull of what is here must not cost a sync of the disk.
         record.pulled_at = before.pulled_at;
         record.pinned = before.pinned;
+        // Its other names may stand for other manifests, whose blobs are kept as well.
+        let known: HashSet<&str> = record.blobs.iter().map(|blob| &*blob.digest).collect();
+        let others = before
+            .blobs
+            .iter()
+            .filter(|blob| !known.contains(&*blob.digest));
+        let others: Vec<Blob> = others.cloned().collect();
+        record.blobs.extend(others);
     }
     if before.is_none_or(|before| *before != record) {
         record.pulled_at = now();

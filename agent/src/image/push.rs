@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     convert, full_name, parse,
     pull::{credentials, fingerprint},
-    save::recorded,
+    save::{recorded, target},
     tag::{put, recorded_now},
 };
 use crate::{
@@ -66,7 +66,8 @@ pub(crate) async fn push(
             .with_remedy("give it that name first, with tag")
     })?;
     let auth = credentials(auth, &reference)?;
-    let image = recorded(&record)?;
+    let mut image = recorded(&record)?;
+    image.named = target(&record, Some(&full))?;
     let request = Request::new(Verb::Push, full.clone())
         .fingerprint(fingerprint(&record.id, auth.as_ref()))
         .deadline(deadline);
@@ -104,6 +105,7 @@ pub(crate) async fn push(
             if let Ok(mut record) = recorded_now(&node_in, &record.id)
                 && !record.names.contains(&name)
             {
+                record.targets.insert(name.clone(), digest.to_string());
                 record.names.push(name);
                 put(&node_in, record).await?;
             }
@@ -118,8 +120,9 @@ pub(crate) async fn push(
     let (size, left_out) = number().zip(number()).ok_or_else(lost)?;
     let notes = (left_out > 0).then(|| {
         format!(
-            "the image came from an index that names {left_out} more; only this machine's is \
-             here, so it was pushed alone, and the digest is that of its own manifest"
+            "the image came from an index that names {left_out} more, which are not all here; \
+             this one was pushed alone, and the digest is that of its own manifest. To push \
+             them all, pull with --all-platforms first"
         )
     });
     Ok(Sent {

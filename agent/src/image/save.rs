@@ -2,7 +2,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use berth_image::{Recorded, Reference};
+use berth_image::{Digest, Recorded, Reference};
 use berth_phase::Phase;
 
 use super::{convert, full_name, tag::here};
@@ -63,7 +63,9 @@ fn chosen(node: &Node, names: &[String]) -> Result<Vec<Recorded>> {
         let mut image = recorded(&record)?;
         let reference = name.parse::<Reference>().ok();
         let asked = reference.filter(|reference| record.names.contains(&full_name(reference)));
-        match chosen.iter_mut().find(|other| other.id == image.id) {
+        image.named = target(&record, asked.as_ref().map(full_name).as_deref())?;
+        let same = |other: &&mut Recorded| other.id == image.id && other.named == image.named;
+        match chosen.iter_mut().find(same) {
             Some(other) => {
                 let new = asked.filter(|name| !other.names.contains(name));
                 other.names.extend(new);
@@ -77,23 +79,39 @@ fn chosen(node: &Node, names: &[String]) -> Result<Vec<Recorded>> {
     Ok(chosen)
 }
 
-/// A record as the library takes it, without names.
+/// The manifest or index that `name` of an image stands for; without a name, that any of
+/// its names does.
+///
+/// # Errors
+/// Internal if the record is not what was written.
+pub(super) fn target(record: &ImageRecord, name: Option<&str>) -> Result<Option<Digest>> {
+    let text = match name {
+        Some(name) => record.target(name),
+        None => record.names.iter().find_map(|name| record.target(name)),
+    };
+    text.map(|text| digest(record, text)).transpose()
+}
+
+fn digest(record: &ImageRecord, text: &str) -> Result<Digest> {
+    text.parse().map_err(|error: berth_image::DigestError| {
+        Error::internal(format!("record of image {}", record.id)).with_source(error)
+    })
+}
+
+/// A record as the library takes it, without names. Which of its manifests is meant is the
+/// caller's to say.
 ///
 /// # Errors
 /// Internal if the record is not what was written.
 pub(super) fn recorded(record: &ImageRecord) -> Result<Recorded> {
-    let digest = |text: &str| {
-        text.parse().map_err(|error: berth_image::DigestError| {
-            Error::internal(format!("record of image {}", record.id)).with_source(error)
-        })
-    };
     Ok(Recorded {
-        id: digest(&record.id)?,
+        id: digest(record, &record.id)?,
         blobs: record
             .blobs
             .iter()
-            .map(|blob| digest(&blob.digest))
+            .map(|blob| digest(record, &blob.digest))
             .collect::<Result<_>>()?,
+        named: None,
         names: Vec::new(),
     })
 }

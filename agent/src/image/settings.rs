@@ -36,13 +36,17 @@ impl Config {
 
     /// Which image of an index is taken.
     pub(crate) fn platform(&self) -> Platform {
-        self.image
-            .platform
-            .as_ref()
-            .map_or_else(Platform::host, |platform| Platform {
-                os: platform.os.clone(),
-                architecture: platform.architecture.clone(),
-                variant: platform.variant.clone(),
-            })
+        let chosen = self.image.platform.clone();
+        chosen.map_or_else(Platform::host, Platform::from)
+    }
+}
+
+impl From<crate::config::Platform> for Platform {
+    fn from(platform: crate::config::Platform) -> Self {
+        Self {
+            os: platform.os,
+            architecture: platform.architecture,
+            variant: platform.variant,
+        }
     }
 }

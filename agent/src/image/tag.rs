@@ -5,7 +5,7 @@ use std::sync::Arc;
 use berth_phase::Phase;
 use tokio::time::Instant;
 
-use super::{collect, full_name, parse};
+use super::{collect, full_name, parse, save::target};
 use crate::{
     error::{Error, Result},
     node::Node,
@@ -44,7 +44,11 @@ pub(crate) async fn tag(
         .with_remedy("give a name such as repository:tag"));
     }
     let full = full_name(&reference);
-    let id = here(node, image)?.id.clone();
+    let source = here(node, image)?;
+    let id = source.id.clone();
+    let known = parse(image).map(|reference| full_name(&reference)).ok();
+    let known = known.filter(|name| source.names.contains(name));
+    let target = target(&source, known.as_deref())?.map(|digest| digest.to_string());
     let previous = node
         .images
         .all()
@@ -52,7 +56,10 @@ pub(crate) async fn tag(
         .find(|other| other.id != id && other.names.contains(&full))
         .map(|other| other.id.clone());
     let request = Request::new(Verb::Tag, full.clone())
-        .fingerprint(Fingerprint::of(&[id.as_bytes()]))
+        .fingerprint(Fingerprint::of(&[
+            id.as_bytes(),
+            target.as_deref().unwrap_or_default().as_bytes(),
+        ]))
         .deadline(deadline);
     let (node_in, name, image_id) = (node.clone(), full.clone(), id.clone());
     node.operations
@@ -60,8 +67,15 @@ pub(crate) async fn tag(
             context.enter(Phase::Record, "name")?;
             let _turn = node_in.images.turn.lock().await;
             let mut record = recorded_now(&node_in, &id)?;
-            if !record.names.contains(&full) {
-                record.names.push(full);
+            let same = record.targets.get(&full) == target.as_ref();
+            if !record.names.contains(&full) || !same {
+                if !record.names.contains(&full) {
+                    record.names.push(full.clone());
+                }
+                match target {
+                    Some(target) => drop(record.targets.insert(full, target)),
+                    None => drop(record.targets.remove(&full)),
+                }
                 put(&node_in, record).await?;
             }
             Ok(Value::Done)
@@ -237,7 +251,8 @@ fn unused(node: &Node, id: &str) -> Result<()> {
 ///
 /// # Errors
 /// The store's.
-pub(super) async fn put(node: &Node, record: ImageRecord) -> Result<()> {
+pub(super) async fn put(node: &Node, mut record: ImageRecord) -> Result<()> {
+    record.forget_targets();
     node.store.put_image(&record).await?;
     node.images.put(record);
     Ok(())

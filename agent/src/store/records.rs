@@ -4,7 +4,7 @@
 //! of an object's identity has a default. What a caller sent is kept as the
 //! bytes of its protobuf message, because it must come back exactly.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use berth_proto::cri;
 use serde::{Deserialize, Serialize};
@@ -167,12 +167,30 @@ pub(crate) struct ImageRecord {
     pub(crate) config: serde_json::Value,
     /// The directories of its layers, lowest first.
     pub(crate) layers: Vec<String>,
-    /// What was stored for it beside the layers: manifests, configuration.
+    /// What was stored for it beside the layers: manifests, configuration, compressed layers.
+    /// Those of the last pull come first; others follow, if the image came through several
+    /// manifests.
     pub(crate) blobs: Vec<Blob>,
+    /// The manifest or index that each of its names stands for, as far as is known.
+    pub(crate) targets: BTreeMap<String, String>,
     /// Whether a kubelet must keep it, since people use it.
     pub(crate) pinned: bool,
     /// Unix nanoseconds.
     pub(crate) pulled_at: i64,
+}
+
+impl ImageRecord {
+    /// The manifest or index that `name` stands for, if that is known.
+    pub(crate) fn target<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        let digest = || name.split_once('@').map(|(_, digest)| digest);
+        self.targets.get(name).map(String::as_str).or_else(digest)
+    }
+
+    /// Forgets what names stood for that are of others now.
+    pub(crate) fn forget_targets(&mut self) {
+        let names = &self.names;
+        self.targets.retain(|name, _| names.contains(name));
+    }
 }
 
 /// A blob in the content store.

@@ -151,6 +151,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// Other platforms' images are nothing but their blobs.
+    #[error(
+        "the images of all platforms can be kept only where compressed layers are \
+         (image.keep_blobs)"
+    )]
+    NotKept,
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -180,6 +186,7 @@ impl Error {
             Self::NoRoom { .. } => Kind::NoSpace,
             Self::Transfer(error) => error.kind(),
             Self::Store { source, .. } => io_kind(source),
+            Self::NotKept => Kind::Configuration,
             Self::Cancelled => Kind::Cancelled,
             Self::Worker(_) | Self::Injected(_) => Kind::Internal,
         }

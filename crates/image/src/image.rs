@@ -1,6 +1,6 @@
 //! An image that is complete in the store.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashSet, os::fd::OwnedFd, sync::Arc};
 
 use berth_phase::{Phase, Tracker};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,17 @@ pub(crate) struct Documents {
     pub(crate) parsed: crate::document::Parsed,
     /// The compressed layers, lowest first.
     pub(crate) layers: Vec<LayerBlob>,
+    /// What belongs to other platforms' images.
+    pub(crate) others: Others,
+}
+
+/// Of the index that an image came from, what is not about this machine's image.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// Verified.
+    pub(crate) documents: Vec<Blob>,
+    /// Configurations and layers, which the store has or will have.
+    pub(crate) blobs: Vec<Digest>,
 }
 
 /// A compressed layer.
@@ -83,8 +94,10 @@ impl Documents {
     fn digests(&self) -> Vec<Digest> {
         let documents = self.blobs().map(|(digest, _)| digest);
         let mut digests: Vec<Digest> = Vec::new();
-        for digest in documents.chain(self.layers.iter().map(|layer| &layer.digest)) {
-            if !digests.contains(digest) {
+        let layers = self.layers.iter().map(|layer| &layer.digest);
+        let mut seen = HashSet::new();
+        for digest in documents.chain(layers).chain(&self.others.blobs) {
+            if seen.insert(digest) {
                 digests.push(digest.clone());
             }
         }
@@ -95,6 +108,7 @@ impl Documents {
         let own = [&self.config, &self.manifest];
         own.into_iter()
             .chain(&self.indexes)
+            .chain(&self.others.documents)
             .map(|(digest, bytes)| (digest, bytes))
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
-    contents::{Contents, Recorded},
+    contents::{Contents, Recorded, Stated},
     document::Descriptor,
     name::{Digest, Hasher, Reference},
     registry::{
@@ -42,12 +42,12 @@ pub struct PushRequest {
 /// What a push resulted in.
 #[derive(Clone, Debug)]
 pub struct Pushed {
-    /// Digest of the manifest, the same as it has here.
+    /// Digest of the manifest or index, the same as it has here.
     pub digest: Digest,
-    /// Bytes of the manifest.
+    /// Its bytes.
     pub size: u64,
     /// How many images for other machines the index names that the image came
-    /// from. They are not here, so what was pushed is this machine's image alone.
+    /// from, if they are not all here: what was pushed is this machine's image alone then.
     pub left_out: usize,
 }
 
@@ -56,7 +56,8 @@ pub struct Pushed {
 pub struct PushProgress {
     /// What the push as a whole is doing.
     pub phase: Option<Phase>,
-    /// Layers in the manifest's order, then the configuration.
+    /// Layers in the manifest's order, then the configuration; of several images one
+    /// after the other.
     pub blobs: Vec<BlobProgress>,
 }
 
@@ -154,7 +155,7 @@ impl Push {
         let contents = tokio::task::spawn_blocking(move || Contents::of(&store, &image))
             .await
             .map_err(Error::Worker)??;
-        let blobs: Vec<Descriptor> = contents.blobs().into_iter().cloned().collect();
+        let blobs = contents.blobs.clone();
         let waiting = blobs.iter().map(|blob| BlobProgress {
             digest: blob.digest.clone(),
             state: BlobState::Waiting,
@@ -189,18 +190,19 @@ impl Push {
             // The first failure drops the set, which ends the others.
             done.map_err(Error::Worker)??;
         }
-        // A manifest that names what is not there is refused, so it comes last.
+        // A document that names what is not there is refused, so it comes after that.
         self.enter(Phase::Publish, "manifest")?;
-        let (digest, bytes) = &target.contents.manifest;
         let session = target.session(&self.store)?;
-        let tag = target.reference.wanted();
-        session
-            .put_manifest(&tag, &target.contents.media_type, digest, bytes)
-            .await
-            .map_err(|source| target.failed(format!("the manifest as {tag}"), source))?;
+        for document in &target.contents.below {
+            target
+                .put(&session, document, &document.digest.to_string())
+                .await?;
+        }
+        let (root, tag) = (&target.contents.root, target.reference.wanted());
+        target.put(&session, root, &tag).await?;
         Ok(Pushed {
-            digest: digest.clone(),
-            size: bytes.len() as u64,
+            digest: root.digest.clone(),
+            size: root.bytes.len() as u64,
             left_out: target.contents.others,
         })
     }
@@ -216,6 +218,14 @@ impl Target {
             Action::Push,
         );
         session.map_err(|source| self.failed("the session".to_owned(), source))
+    }
+
+    async fn put(&self, session: &Session<'_>, document: &Stated, name: &str) -> Result<(), Error> {
+        let (kind, digest) = (&document.media_type, &document.digest);
+        session
+            .put_manifest(name, kind, digest, &document.bytes)
+            .await
+            .map_err(|source| self.failed(format!("the manifest as {name}"), source))
     }
 
     fn failed(&self, step: String, source: RegistryError) -> Error {

@@ -103,6 +103,7 @@ async fn nothing_that_is_pulled_imported_or_recorded_is_ever_collected() {
                 reference: None,
                 config: None,
                 platform: ground::amd64(),
+                all_platforms: true,
             };
             let tracker = berth_phase::Tracker::unobserved("test-import");
             let mut count = 0;

@@ -50,6 +50,7 @@ fn keep(store: &Store, image: &Image) -> Recorded {
     Recorded {
         id: Digest::of(&image.config),
         blobs,
+        named: None,
         names: Vec::new(),
     }
 }
@@ -357,6 +358,7 @@ fn an_archive_brings_the_same_image_into_another_store() {
             reference: None,
             config: None,
             platform: ground::amd64(),
+            all_platforms: true,
         };
         let imported = to.import(&*bytes, &options, &tracker, &cancel).unwrap();
         assert!(imported.iter().all(|(stored, _)| stored.id == recorded.id));

@@ -45,6 +45,10 @@ pub(crate) struct Args {
     /// Give names in an archive to its images even if they name others here
     #[arg(short, long)]
     force: bool,
+    /// Take the images of this platform alone [default: the node's own, and beside it those
+    /// of all platforms, if the archive has them]
+    #[arg(long, value_name = "OS/ARCHITECTURE[/VARIANT]")]
+    platform: Option<String>,
     /// Only the ids of the images
     #[arg(short, long)]
     quiet: bool,
@@ -71,6 +75,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
         reference: args.reference.clone().unwrap_or_default(),
         config: config.unwrap_or_default(),
         replace: args.force,
+        platform: args.platform.clone().unwrap_or_default(),
     };
     let images = send(context, &what, source, header, args.quiet).await?;
     show(context, &args, &images)

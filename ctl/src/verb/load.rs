@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The archive to read: what `save` or `docker save` has written, or an OCI
-    /// layout (tar or directory) [default: standard input]
+    /// layout (tar, also gzip or zstd, or directory) [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// The same
@@ -26,6 +26,10 @@ pub(crate) struct Args {
     /// Give names in the archive to its images even if they name others here
     #[arg(short, long)]
     force: bool,
+    /// Take the images of this platform alone [default: the node's own, and beside it those
+    /// of all platforms, if the archive has them]
+    #[arg(long, value_name = "OS/ARCHITECTURE[/VARIANT]")]
+    platform: Option<String>,
     /// No progress
     #[arg(short, long)]
     quiet: bool,
@@ -45,6 +49,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Outcome<u8> {
     let header = ImportHeader {
         format: source.kind(Given::Auto).into(),
         replace: args.force,
+        platform: args.platform.unwrap_or_default(),
         ..ImportHeader::default()
     };
     let loaded = send(context, &what, source, header, args.quiet).await?;

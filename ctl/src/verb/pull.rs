@@ -27,9 +27,29 @@ pub(crate) struct Args {
     /// What to fetch: [HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
+    /// The image for this platform instead of the node's own
+    #[arg(long, value_name = "OS/ARCHITECTURE[/VARIANT]")]
+    platform: Option<String>,
+    /// Keep the images of all platforms, so that they can be pushed and saved together; the
+    /// node's own, or that of --platform, is the one that can be run
+    #[arg(long)]
+    all_platforms: bool,
     /// Only the image's id, no progress
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// What is wanted of an image.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted<'a> {
+    platform: Option<&'a str>,
+    all_platforms: bool,
+}
+
+impl Wanted<'_> {
+    fn is_usual(&self) -> bool {
+        self.platform.is_none() && !self.all_platforms
+    }
 }
 
 /// What a pull ended in.
@@ -42,10 +62,14 @@ pub(super) struct Pulled {
 
 pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
     let connection = context.connect().await?;
+    let wanted = Wanted {
+        platform: args.platform.as_deref(),
+        all_platforms: args.all_platforms,
+    };
     let mut exit = 0;
     let mut results = Vec::new();
     for image in &args.images {
-        match pull(&connection, image, args.quiet).await {
+        match pull_for(&connection, image, wanted, args.quiet).await {
             Err(failure) => {
                 failure.print();
                 exit = EXIT_FAILED;
@@ -75,15 +99,27 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
 /// Pulls one image. Progress goes to standard error: bars on a terminal, a
 /// line for each change otherwise.
 pub(super) async fn pull(connection: &Connection, reference: &str, quiet: bool) -> Outcome<Pulled> {
+    pull_for(connection, reference, Wanted::default(), quiet).await
+}
+
+async fn pull_for(
+    connection: &Connection,
+    reference: &str,
+    wanted: Wanted<'_>,
+    quiet: bool,
+) -> Outcome<Pulled> {
     let failed = |status: &tonic::Status| refused("pull", reference, status);
     let auth = credentials::for_image(reference).await;
     let request = berth::PullRequest {
         reference: reference.to_owned(),
         auth: auth.clone(),
+        platform: wanted.platform.unwrap_or_default().to_owned(),
+        all_platforms: wanted.all_platforms,
     };
     let mut stream = match connection.node().pull(connection.open_ended(request)).await {
         Ok(answer) => answer.into_inner(),
-        Err(status) if is_missing(&status) => {
+        // The CRI has no words for anything else.
+        Err(status) if is_missing(&status) && wanted.is_usual() => {
             return pull_by_cri(connection, reference, auth, quiet).await;
         }
         Err(status) => return Err(failed(&status)),
@@ -104,7 +140,9 @@ pub(super) async fn pull(connection: &Connection, reference: &str, quiet: bool) 
             }
             Ok(None) => break,
             // A server may answer so only when the stream is read.
-            Err(status) if is_missing(&status) && pulled.image_id.is_empty() => {
+            Err(status)
+                if is_missing(&status) && pulled.image_id.is_empty() && wanted.is_usual() =>
+            {
                 progress.end();
                 return pull_by_cri(connection, reference, auth, quiet).await;
             }

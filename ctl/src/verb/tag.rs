@@ -24,8 +24,11 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
     let image = find_image(&connection, &args.image, false)
         .await?
         .map_err(|miss| miss.into_failure("image", &args.image))?;
+    // An image may have come through several manifests: a name says which of them is meant.
+    let bare = |id: &str| id.strip_prefix("sha256:").unwrap_or(id).to_owned();
+    let by_id = bare(&image.id).starts_with(&bare(&args.image));
     let request = TagRequest {
-        image: image.id,
+        image: if by_id { image.id } else { args.image.clone() },
         name: args.name.clone(),
     };
     let tagged = connection

@@ -200,6 +200,7 @@ async fn an_archive_can_be_imported_and_run() -> Result<()> {
         reference: "imported:1".into(),
         config: Vec::new(),
         replace: false,
+        platform: String::new(),
     };
     let imported = import(&node, header, &archive).await?;
     assert_eq!(imported.images.len(), 1);
@@ -212,6 +213,7 @@ async fn an_archive_can_be_imported_and_run() -> Result<()> {
         reference: "root:1".into(),
         config: serde_json::to_vec(&json!({ "config": { "Cmd": ["/hello"] } }))?,
         replace: false,
+        platform: String::new(),
     };
     let root = import(&node, header, &layer.stored()?).await?;
     assert_eq!(root.images.len(), 1);

@@ -26,6 +26,7 @@ mod logs;
 mod mirrors;
 mod names;
 mod network;
+mod platforms;
 mod push;
 mod registry;
 mod restart;

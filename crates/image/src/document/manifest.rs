@@ -10,12 +10,12 @@ use crate::{
 };
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 
 /// What a registry is asked for.
@@ -50,6 +50,18 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
+    /// Of a document about which nobody has said more.
+    pub(crate) fn of(digest: &Digest, bytes: &[u8]) -> Self {
+        Self {
+            media_type: String::new(),
+            digest: digest.clone(),
+            size: bytes.len() as u64,
+            urls: Vec::new(),
+            platform: None,
+            annotations: None,
+        }
+    }
+
     /// As the compressed layer that it describes.
     pub(crate) fn layer(&self) -> LayerBlob {
         LayerBlob {
@@ -96,6 +108,7 @@ pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
     /// Lowest first.
     pub(crate) layers: Vec<Descriptor>,
+    artifact_type: Option<Box<str>>,
 }
 
 /// One of the two kinds of document a reference can lead to.
@@ -117,11 +130,28 @@ struct Raw {
     fs_layers: Option<serde::de::IgnoredAny>,
 }
 
-/// Reads a document. `declared` are the types others gave it: a Content-Type, a descriptor's type.
+/// Reads a document of an image that is to be run. `declared` are the types others gave
+/// it: a Content-Type, a descriptor's type.
 ///
 /// # Errors
 /// [`DocumentError`].
 pub(crate) fn parse_document(
+    bytes: &[u8],
+    name: &str,
+    declared: &[&str],
+) -> Result<Document, DocumentError> {
+    let document = parse_any(bytes, name, declared)?;
+    if let Document::Manifest(manifest) = &document {
+        check_runnable(manifest, name)?;
+    }
+    Ok(document)
+}
+
+/// As [`parse_document`], of anything that a registry may hold beside images.
+///
+/// # Errors
+/// [`DocumentError`].
+pub(crate) fn parse_any(
     bytes: &[u8],
     name: &str,
     declared: &[&str],
@@ -171,9 +201,21 @@ pub(crate) fn parse_document(
             "has neither a configuration nor a list of manifests",
         ));
     };
-    let artifact = match essence(&config.media_type) {
+    let layers = raw.layers.unwrap_or_default();
+    if layers.len() > LAYERS_MAX {
+        return Err(too_large(name, LAYERS_MAX as u64, "layers"));
+    }
+    Ok(Document::Manifest(Manifest {
+        config,
+        layers,
+        artifact_type: raw.artifact_type.map(Into::into),
+    }))
+}
+
+fn check_runnable(manifest: &Manifest, name: &str) -> Result<(), DocumentError> {
+    let artifact = match essence(&manifest.config.media_type) {
         OCI_CONFIG | DOCKER_CONFIG | "" => None,
-        other => Some(raw.artifact_type.as_deref().unwrap_or(other)),
+        other => Some(manifest.artifact_type.as_deref().unwrap_or(other)),
     };
     if let Some(artifact) = artifact {
         return Err(unsupported(
@@ -181,23 +223,19 @@ pub(crate) fn parse_document(
             format!("it is an artifact of type {}", short(artifact)),
         ));
     }
-    let layers = raw.layers.unwrap_or_default();
-    if layers.len() > LAYERS_MAX {
-        return Err(too_large(name, LAYERS_MAX as u64, "layers"));
-    }
-    if layers.is_empty() {
+    if manifest.layers.is_empty() {
         return Err(unsupported(
             name,
             "it has no layers, so there is nothing to run".to_owned(),
         ));
     }
-    for layer in &layers {
+    for layer in &manifest.layers {
         check_layer(layer)?;
     }
-    if config.size > DOCUMENT_MAX {
+    if manifest.config.size > DOCUMENT_MAX {
         return Err(too_large(name, DOCUMENT_MAX, "bytes of configuration"));
     }
-    Ok(Document::Manifest(Manifest { config, layers }))
+    Ok(())
 }
 
 fn check_layer(layer: &Descriptor) -> Result<(), DocumentError> {
@@ -215,6 +253,17 @@ fn check_layer(layer: &Descriptor) -> Result<(), DocumentError> {
             Some("" | "+gzip" | "+zstd") => Ok(()),
             _ => Err(unsupported(&name, format!("its type is {}", short(kind)))),
         },
+    }
+}
+
+/// The type of a document that does not state it.
+pub(crate) fn guessed_type(bytes: &[u8]) -> &'static str {
+    match parse_any(bytes, "", &[]) {
+        Ok(Document::Index(_)) => OCI_INDEX,
+        Ok(Document::Manifest(manifest)) if manifest.config.media_type == DOCKER_CONFIG => {
+            DOCKER_MANIFEST
+        }
+        _ => OCI_MANIFEST,
     }
 }
 

@@ -4,13 +4,15 @@
 //! where the JSON is, and a document that can be read as two kinds is refused.
 
 mod config;
+mod graph;
 mod manifest;
 
 pub use config::{HistoryEntry, ImageConfig};
 pub(crate) use config::{Parsed, parse_config};
+pub(crate) use graph::{Graph, INDEX_DEPTH, Walk};
 pub(crate) use manifest::{
-    ACCEPT, DOCKER_CONFIG, DOCKER_MANIFEST, Descriptor, Document, Manifest, OCI_INDEX,
-    OCI_MANIFEST, choose, parse_document, synthesise,
+    ACCEPT, Descriptor, Document, Manifest, OCI_INDEX, choose, guessed_type, parse_any,
+    parse_document, synthesise,
 };
 
 /// Largest index, manifest or configuration. Registries have the same limit for manifests

@@ -6,7 +6,7 @@ use super::{ArchiveError, IMAGES_MAX, Import, Imported, Layer, Part, source::Sou
 use crate::{
     Error,
     document::{DOCUMENT_MAX, parse_config, synthesise},
-    image::Documents,
+    image::{Documents, Others},
     name::{Digest, Reference},
     unpack::Expected,
 };
@@ -80,6 +80,7 @@ impl Import<'_> {
             indexes: Vec::new(),
             parsed,
             layers: Vec::new(),
+            others: Others::default(),
         };
         let _early = self.hold(&documents);
         let layers = self.parts(source, &parts)?;

@@ -1,21 +1,23 @@
 //! The OCI image layout.
 
+use std::io::BufReader;
+
+use berth_phase::Phase;
 use serde::Deserialize;
 
 use super::{ArchiveError, IMAGES_MAX, Import, Imported, Part, source::Source};
 use crate::{
     Error,
     document::{
-        DOCUMENT_MAX, Descriptor, Document, DocumentError, Manifest, choose, parse_config,
-        parse_document,
+        DOCUMENT_MAX, Descriptor, Document, DocumentError, Graph, INDEX_DEPTH, Manifest, Walk,
+        choose, parse_config, parse_document,
     },
-    image::{Blob, Documents},
+    image::{Blob, Documents, Others},
     name::{Digest, Reference},
-    unpack::Expected,
+    store::{Kept, Work, create_file},
+    unpack::{Expected, Keep, receive},
 };
 
-/// As for pulls: nobody makes even two.
-const INDEX_DEPTH: usize = 4;
 /// Where tools put an image's full name.
 const FULL_NAME: &str = "io.containerd.image.name";
 /// Where the specification puts a name, which often is a bare tag.
@@ -25,6 +27,13 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 #[serde(rename_all = "camelCase")]
 struct Marker {
     image_layout_version: String,
+}
+
+/// All that an index names: documents, and what they name.
+#[derive(Default)]
+struct Whole {
+    documents: Vec<Blob>,
+    blobs: Vec<Descriptor>,
 }
 
 impl Import<'_> {
@@ -57,7 +66,8 @@ impl Import<'_> {
         let platform = &self.options.platform;
         let mut images = Vec::new();
         for child in &children {
-            // Other machines' images and attestations beside ours are not an error.
+            // Other machines' images and attestations beside ours are not an error. They are
+            // not kept: nothing here names them.
             if child.platform.is_some() && choose(std::slice::from_ref(child), platform).is_err() {
                 continue;
             }
@@ -91,11 +101,22 @@ impl Import<'_> {
         let own = chain.pop().ok_or(ArchiveError::Missing {
             name: "manifest".to_owned(),
         })?;
+        let whole = match chain.is_empty() {
+            false if self.options.all_platforms && self.store.keep_blobs => {
+                self.whole(source, child)?
+            }
+            _ => None,
+        };
+        let whole = whole.unwrap_or_default();
         let documents = Documents {
             config: (digest, config),
             manifest: own,
             indexes: chain,
             layers: manifest.layers.iter().map(Descriptor::layer).collect(),
+            others: Others {
+                documents: whole.documents,
+                blobs: whole.blobs.iter().map(|blob| blob.digest.clone()).collect(),
+            },
             parsed,
         };
         let hold = self.hold(&documents);
@@ -112,7 +133,68 @@ impl Import<'_> {
             })
             .collect();
         self.parts(source, &parts)?;
+        for blob in &whole.blobs {
+            self.keep(source, blob)?;
+        }
         self.assemble(documents, hold)
+    }
+
+    /// What else the index names, if the archive has all of it: documents, and the blobs of
+    /// every image.
+    fn whole(&self, source: &Source, root: &Descriptor) -> Result<Option<Whole>, Error> {
+        let mut walk = Walk::new(root.clone());
+        let mut documents = Vec::new();
+        while let Some(wanted) = walk.next() {
+            if !source.has(&Source::blob(&wanted.digest)) {
+                return Ok(None);
+            }
+            let bytes = blob(source, &wanted)?;
+            let digest = wanted.digest.clone();
+            // Whatever other machines' images are, ours can be run.
+            if walk.add(wanted, &bytes).is_err() {
+                return Ok(None);
+            }
+            documents.push((digest, bytes));
+        }
+        let Ok(Graph { blobs, .. }) = walk.finish() else {
+            return Ok(None);
+        };
+        let there = |blob: &Descriptor| source.has(&Source::blob(&blob.digest));
+        Ok(blobs
+            .iter()
+            .all(there)
+            .then_some(Whole { documents, blobs }))
+    }
+
+    /// Keeps a blob that is not unpacked.
+    fn keep(&self, source: &Source, blob: &Descriptor) -> Result<(), Error> {
+        if self.store.open_blob(&blob.digest)?.is_some() {
+            return Ok(());
+        }
+        self.tracker.enter(Phase::Unpack, "blob")?;
+        let name = Source::blob(&blob.digest);
+        let (piece, size) = source.open(&name)?;
+        if size != blob.size {
+            let why = "has another size than its manifest says".to_owned();
+            return Err(ArchiveError::Invalid { name, why }.into());
+        }
+        let work = Work::new(self.store)?;
+        let file = create_file(&work, "blob")?;
+        let copy = file
+            .try_clone()
+            .map_err(Error::store_io("open", "ingest"))?;
+        let keep = Keep {
+            file: copy,
+            length: 0,
+        };
+        let stream = BufReader::with_capacity(256 << 10, piece);
+        receive(self.store, stream, keep, &blob.digest, self.cancel)?;
+        let kept = Kept {
+            directory: work.fd(),
+            name: "blob",
+            digest: &blob.digest,
+        };
+        self.store.publish_blob(&file, kept)
     }
 
     fn manifest(

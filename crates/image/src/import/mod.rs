@@ -83,6 +83,9 @@ pub struct ImportOptions {
     pub config: Option<Vec<u8>>,
     /// The machine that the image is for.
     pub platform: Platform,
+    /// Whether other platforms' images are kept too, not unpacked, if the archive has all
+    /// that an index of it names.
+    pub all_platforms: bool,
 }
 
 /// An image and the names that its archive has for it. The names are

@@ -9,7 +9,7 @@ use super::{ArchiveError, Import, Imported, source::Piece};
 use crate::{
     Error,
     document::{DOCUMENT_MAX, parse_config, synthesise},
-    image::Documents,
+    image::{Documents, Others},
     name::Digest,
     unpack::Expected,
 };
@@ -44,6 +44,7 @@ impl Import<'_> {
             indexes: Vec::new(),
             parsed,
             layers: vec![layer.blob()],
+            others: Others::default(),
         };
         let hold = self.hold(&documents);
         let image = self.assemble(documents, hold)?;

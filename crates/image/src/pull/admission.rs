@@ -20,7 +20,7 @@ pub(super) fn admit(store: &Arc<Inner>, jobs: &[Arc<LayerJob>]) -> Result<Vec<bo
     for job in jobs {
         let missing = job.missing()?;
         wanted.push(missing != Missing::Nothing);
-        if !seen.insert(&job.diff_id) {
+        if !seen.insert((job.diff_id(), &job.layer.digest)) {
             continue;
         }
         let size = job.layer.size;

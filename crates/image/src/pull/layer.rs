@@ -60,6 +60,12 @@ pub(super) struct LayerJob {
     pub(super) tracker: Tracker,
     pub(super) target: Arc<Target>,
     pub(super) layer: Descriptor,
+    /// None for a blob that is only kept.
+    pub(super) unpacking: Option<Unpacking>,
+}
+
+/// What a layer is unpacked to.
+pub(super) struct Unpacking {
     pub(super) diff_id: Digest,
     /// The name it has if it was completed for this image.
     pub(super) chain: String,
@@ -77,11 +83,19 @@ pub(super) enum Missing {
 }
 
 impl LayerJob {
+    pub(super) fn diff_id(&self) -> Option<&Digest> {
+        self.unpacking.as_ref().map(|unpacking| &unpacking.diff_id)
+    }
+
     /// What is to be done. Blocks.
     pub(super) fn missing(&self) -> Result<Missing, Error> {
         let store = &self.target.store;
-        let key = layer_key(&self.diff_id);
-        let directory = store.layer(&self.chain)?.is_some() || store.layer(&key)?.is_some();
+        let directory = match &self.unpacking {
+            Some(Unpacking { diff_id, chain }) => {
+                store.layer(chain)?.is_some() || store.layer(&layer_key(diff_id))?.is_some()
+            }
+            None => true,
+        };
         let blob = match store.open_blob(&self.layer.digest)? {
             Some(file) => file
                 .metadata()
@@ -90,7 +104,7 @@ impl LayerJob {
         };
         Ok(match (directory, blob) {
             (true, true) => Missing::Nothing,
-            (true, false) if !store.keep_blobs => Missing::Nothing,
+            (true, false) if !store.keep_blobs && self.unpacking.is_some() => Missing::Nothing,
             (true, false) => Missing::Blob,
             (false, true) => Missing::Directory,
             (false, false) => Missing::Both,
@@ -107,13 +121,21 @@ impl LayerJob {
         };
         // Another transfer of the blob or the layer may be just stopping. Always in this
         // order: a blob can be claimed for several layers, and a layer have several blobs.
-        let (blob, layer) = (
-            store.maker(&self.layer.digest.to_string()),
-            store.maker(&layer_key(&self.diff_id)),
-        );
+        let blob = store.maker(&self.layer.digest.to_string());
+        let layer = self
+            .diff_id()
+            .map(|diff_id| store.maker(&layer_key(diff_id)));
+        let both = async {
+            let blob = blob.lock_owned().await;
+            let layer = match layer {
+                Some(layer) => Some(layer.lock_owned().await),
+                None => None,
+            };
+            (blob, layer)
+        };
         let _making = tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            both = async { (blob.lock().await, layer.lock().await) } => both,
+            both = both => both,
         };
         let looking = Arc::clone(&self);
         let missing = tokio::task::spawn_blocking(move || looking.missing())
@@ -138,7 +160,8 @@ impl LayerJob {
             }
             Missing::Blob | Missing::Both => {}
         }
-        let unpacking = missing != Missing::Blob;
+        let unpacking = self.unpacking.as_ref();
+        let unpacking = unpacking.filter(|_| missing != Missing::Blob).is_some();
         if let Err((error, resumed)) = self.transfer(&transfer, unpacking).await {
             if !error.is_about_content() {
                 return Err(error);
@@ -233,7 +256,7 @@ impl LayerJob {
         Expected {
             blob: self.layer.digest.clone(),
             check_blob: true,
-            diff_id: Some(self.diff_id.clone()),
+            diff_id: self.diff_id().cloned(),
         }
     }
 
@@ -265,7 +288,7 @@ impl LayerJob {
         let unpacked = unpack(store, stream, Some(keep), &self.expected(), cancel)?;
         self.enter(Phase::Publish)?;
         let kept = store.keep_blobs.then(|| partial.kept(digest));
-        let key = layer_key(&self.diff_id);
+        let key = layer_key(&unpacked.meta.diff_id);
         store.publish_layer(&unpacked.work, &key, &unpacked.meta, kept)
     }
 
@@ -293,7 +316,7 @@ impl LayerJob {
             let stream = beginning(file, job.layer.size);
             let unpacked = unpack(store, stream, None, &job.expected(), &cancel)?;
             job.enter(Phase::Publish)?;
-            let key = layer_key(&job.diff_id);
+            let key = layer_key(&unpacked.meta.diff_id);
             store.publish_layer(&unpacked.work, &key, &unpacked.meta, None)
         };
         tokio::task::spawn_blocking(work)

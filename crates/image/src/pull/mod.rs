@@ -20,13 +20,14 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    layer::{LayerJob, Target},
+    layer::{LayerJob, Target, Unpacking},
+    resolve::Whole,
     transfer::{Key, Step, Ticket},
 };
 use crate::{
     Error,
-    document::{self, Manifest},
-    image::{Documents, StoredImage, assemble},
+    document::{self, Descriptor, Manifest},
+    image::{Documents, Others, StoredImage, assemble},
     name::{Digest, Platform, Reference},
     registry::Auth,
     store::{Hold, Inner, Store, chain_keys},
@@ -48,6 +49,9 @@ pub struct PullRequest {
     pub auth: Option<Auth>,
     /// The machine; [`Platform::host`] for this one.
     pub platform: Platform,
+    /// Whether the images of all other platforms are kept too, not unpacked, so that the
+    /// index can be pushed or saved as a whole.
+    pub all_platforms: bool,
 }
 
 /// How far a pull is.
@@ -55,7 +59,8 @@ pub struct PullRequest {
 pub struct PullProgress {
     /// What the pull as a whole is doing.
     pub phase: Option<Phase>,
-    /// Every layer, in the manifest's order: lowest first.
+    /// Every layer, in the manifest's order: lowest first. Blobs of other platforms' images
+    /// follow.
     pub layers: Vec<LayerProgress>,
 }
 
@@ -118,6 +123,8 @@ struct Prepared {
     target: Arc<Target>,
     manifest: Manifest,
     documents: Documents,
+    /// Blobs of other platforms' images.
+    others: Vec<Descriptor>,
     hold: Hold,
 }
 
@@ -164,7 +171,14 @@ impl Pull {
             request.reference,
             request.auth.unwrap_or_default(),
         ));
+        if request.all_platforms && !self.store.keep_blobs {
+            return Err(Error::NotKept);
+        }
         let resolved = self.resolve(&target, &request.platform).await?;
+        let whole = match request.all_platforms {
+            true => self.whole(&target, &resolved).await?,
+            false => Whole::default(),
+        };
 
         self.enter(Phase::Fetch, "config")?;
         let wanted = &resolved.manifest.config;
@@ -182,19 +196,24 @@ impl Pull {
             manifest: resolved.own,
             indexes: resolved.indexes,
             parsed,
+            others: Others {
+                documents: whole.documents,
+                blobs: whole.blobs.iter().map(|blob| blob.digest.clone()).collect(),
+            },
             layers: resolved
                 .manifest
                 .layers
                 .iter()
-                .map(document::Descriptor::layer)
+                .map(Descriptor::layer)
                 .collect(),
         };
         let hold = Hold::new(&self.store, documents.names());
-        drop((held, resolved.held));
+        drop((held, resolved.held, whole.held));
         Ok(Prepared {
             target,
             manifest: resolved.manifest,
             documents,
+            others: whole.blobs,
             hold,
         })
     }
@@ -213,7 +232,8 @@ impl Pull {
 
     async fn layers(&self, prepared: &Prepared, cancel: &CancellationToken) -> Result<(), Error> {
         let (manifest, diff_ids) = (&prepared.manifest, &prepared.documents.parsed.diff_ids);
-        let layers = manifest.layers.iter().map(|layer| LayerProgress {
+        let all = manifest.layers.iter().chain(&prepared.others);
+        let layers = all.map(|layer| LayerProgress {
             digest: layer.digest.clone(),
             state: LayerState::Waiting,
             fetched: 0,
@@ -223,18 +243,20 @@ impl Pull {
         self.progress
             .send_modify(|progress| progress.layers = layers);
         let described = manifest.layers.iter().zip(diff_ids);
-        let jobs: Vec<Arc<LayerJob>> = described
+        let unpacked = described
             .zip(chain_keys(diff_ids))
             .map(|((layer, diff_id), chain)| {
-                Arc::new(LayerJob {
-                    tracker: self.tracker.clone(),
-                    target: Arc::clone(&prepared.target),
-                    layer: layer.clone(),
-                    diff_id: diff_id.clone(),
-                    chain,
-                })
-            })
-            .collect();
+                let diff_id = diff_id.clone();
+                (layer, Some(Unpacking { diff_id, chain }))
+            });
+        let kept = prepared.others.iter().map(|blob| (blob, None));
+        let jobs = unpacked.chain(kept).map(|(layer, unpacking)| LayerJob {
+            tracker: self.tracker.clone(),
+            target: Arc::clone(&prepared.target),
+            layer: layer.clone(),
+            unpacking,
+        });
+        let jobs: Vec<Arc<LayerJob>> = jobs.map(Arc::new).collect();
         let (store, wanted) = (Arc::clone(&self.store), jobs.clone());
         let admit = move || admission::admit(&store, &wanted);
         let missing = tokio::task::spawn_blocking(admit)
@@ -272,7 +294,7 @@ impl Pull {
     ) -> Result<(), Error> {
         let key = Key {
             blob: job.layer.digest.clone(),
-            diff_id: job.diff_id.clone(),
+            diff_id: job.diff_id().cloned(),
         };
         let mut joins = 0;
         loop {

@@ -5,15 +5,12 @@ use std::collections::HashSet;
 use super::{Pull, layer::Target};
 use crate::{
     Error,
-    document::{self, Descriptor, Document, DocumentError, Manifest},
+    document::{self, Descriptor, Document, DocumentError, Graph, INDEX_DEPTH, Manifest, Walk},
     image::Blob,
     name::{Digest, Platform},
     registry::{RawDocument, Session},
     store::Hold,
 };
-
-/// Indexes in indexes; nobody makes even two.
-const INDEX_DEPTH: usize = 4;
 
 /// A manifest and how it was found.
 pub(super) struct Resolved {
@@ -26,7 +23,52 @@ pub(super) struct Resolved {
     pub(super) held: Vec<Hold>,
 }
 
+/// What an index names beside the image that is unpacked.
+#[derive(Default)]
+pub(super) struct Whole {
+    /// Verified.
+    pub(super) documents: Vec<Blob>,
+    /// Configurations and layers.
+    pub(super) blobs: Vec<Descriptor>,
+    /// Keeps what of it is here already.
+    pub(super) held: Vec<Hold>,
+}
+
 impl Pull {
+    /// Reads all documents that the index names, if `resolved` came from one.
+    pub(super) async fn whole(&self, target: &Target, resolved: &Resolved) -> Result<Whole, Error> {
+        let mut whole = Whole::default();
+        let Some((root, bytes)) = resolved.indexes.first() else {
+            return Ok(whole);
+        };
+        let session = target.session()?;
+        let known = || resolved.indexes.iter().chain([&resolved.own]);
+        let mut walk = Walk::new(Descriptor::of(root, bytes));
+        while let Some(wanted) = walk.next() {
+            if let Some((_, bytes)) = known().find(|(digest, _)| *digest == wanted.digest) {
+                walk.add(wanted, bytes)?;
+                continue;
+            }
+            let digest = wanted.digest.clone();
+            whole.held.push(Hold::of_blobs(&self.store, [&digest]));
+            let name = digest.to_string();
+            let raw = self.document(&session, &name, Some(&digest)).await?;
+            walk.add(wanted, &raw.bytes)?;
+            whole.documents.push((digest, raw.bytes));
+        }
+        let own: HashSet<&Digest> = resolved
+            .manifest
+            .layers
+            .iter()
+            .chain([&resolved.manifest.config])
+            .map(|blob| &blob.digest)
+            .collect();
+        let Graph { mut blobs, .. } = walk.finish()?;
+        blobs.retain(|blob| !own.contains(&blob.digest));
+        whole.blobs = blobs;
+        Ok(whole)
+    }
+
     /// Follows indexes to the manifest. What is named by digest and here already is not
     /// asked for again.
     pub(super) async fn resolve(

@@ -23,7 +23,8 @@ use crate::{Error, name::Digest, store::Inner};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) blob: Digest,
-    pub(super) diff_id: Digest,
+    /// None if it is not unpacked.
+    pub(super) diff_id: Option<Digest>,
 }
 
 /// How far a transfer is.

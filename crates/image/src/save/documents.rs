@@ -28,10 +28,11 @@ pub(super) fn of(images: &[Contents], names: &[&[Reference]]) -> Vec<(&'static s
 
 /// One entry of the index per name, and one without for an image that has none.
 fn descriptors(image: &Contents, names: &[Reference]) -> Vec<Value> {
+    let root = &image.root;
     let plain = json!({
-        "mediaType": image.media_type,
-        "digest": image.manifest.0,
-        "size": image.manifest.1.len(),
+        "mediaType": root.media_type,
+        "digest": root.digest,
+        "size": root.bytes.len(),
     });
     let named = |reference: &Reference| {
         let mut entry = plain.clone();

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error,
-    contents::{Contents, Recorded},
+    contents::{Contents, Recorded, Stated},
     document::Descriptor,
     name::Digest,
     store::Store,
@@ -84,7 +84,7 @@ impl Archive {
             tracker.enter(Phase::Send, "blob")?;
             let name = member::blob(blob.digest());
             match blob {
-                Piece::Manifest(contents) => archive.bytes(&name, &contents.manifest.1)?,
+                Piece::Document(document) => archive.bytes(&name, &document.bytes)?,
                 Piece::Blob(contents, descriptor) => {
                     archive.file(&name, contents.open(descriptor)?, descriptor)?;
                 }
@@ -97,10 +97,10 @@ impl Archive {
     fn blobs(&self) -> BTreeMap<String, Piece<'_>> {
         let mut all = BTreeMap::new();
         for image in &self.images {
-            let manifest = Piece::Manifest(image);
-            let blobs = image.blobs().into_iter();
-            let pieces = blobs.map(|blob| Piece::Blob(image, blob)).chain([manifest]);
-            for piece in pieces {
+            let documents = image.below.iter().chain([&image.root]);
+            let documents = documents.map(Piece::Document);
+            let blobs = image.blobs.iter().map(|blob| Piece::Blob(image, blob));
+            for piece in blobs.chain(documents) {
                 all.entry(piece.digest().to_string()).or_insert(piece);
             }
         }
@@ -109,21 +109,21 @@ impl Archive {
 }
 
 enum Piece<'c> {
-    Manifest(&'c Contents),
+    Document(&'c Stated),
     Blob(&'c Contents, &'c Descriptor),
 }
 
 impl Piece<'_> {
     fn digest(&self) -> &Digest {
         match self {
-            Self::Manifest(contents) => &contents.manifest.0,
+            Self::Document(document) => &document.digest,
             Self::Blob(_, descriptor) => &descriptor.digest,
         }
     }
 
     fn size(&self) -> u64 {
         match self {
-            Self::Manifest(contents) => contents.manifest.1.len() as u64,
+            Self::Document(document) => document.bytes.len() as u64,
             Self::Blob(_, descriptor) => descriptor.size,
         }
     }

@@ -74,6 +74,7 @@ pub fn request(reference: &str) -> PullRequest {
         reference: reference.parse().unwrap(),
         auth: None,
         platform: amd64(),
+        all_platforms: false,
     }
 }
 
