@@ -13,6 +13,7 @@ mod describe;
 mod doctor;
 mod error;
 mod event;
+mod generation;
 mod ids;
 mod image;
 mod kernel;
@@ -30,6 +31,7 @@ mod store;
 mod streaming;
 mod telemetry;
 mod timeline;
+mod upgrade;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -38,6 +40,8 @@ use clap::Parser as _;
 use config::{Args, Command};
 
 fn main() -> ExitCode {
+    // Asked now: once the file is replaced the kernel says that it is deleted.
+    let program = std::env::current_exe();
     let args = Args::parse();
     if let Some(Command::Config(command)) = &args.command {
         return match config::run_command(command, &args, &mut std::io::stdout().lock()) {
@@ -64,9 +68,15 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("starting threads: {error}")),
     };
+    let program = match program {
+        Ok(program) => program,
+        Err(error) => return fail(&format!("finding this program's own file: {error}")),
+    };
     let done = match doctor {
         Some(command) => runtime.block_on(doctor::run_command(config, args.shim, &command)),
-        None => runtime.block_on(serve::serve(config, args)).map(|()| true),
+        None => runtime
+            .block_on(serve::serve(config, args, &program))
+            .map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

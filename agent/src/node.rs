@@ -12,6 +12,7 @@ use berth_cgroup::Layout;
 use berth_engine::Launcher;
 use berth_phase::Observer;
 use berth_plan::seccomp::FilterCache;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
@@ -47,6 +48,9 @@ pub(crate) struct Node {
     pub(crate) facts: Facts,
     /// Set once the node can serve them.
     pub(crate) streaming: OnceLock<Streaming>,
+    /// Cancelled when another agent has taken this one's place: records, and what is
+    /// done about containers, are its affair then.
+    pub(crate) retired: CancellationToken,
     /// Compiled seccomp filters.
     pub(crate) filters: FilterCache,
     /// Those who listen to the lives of containers and pods.
@@ -154,6 +158,7 @@ impl Node {
             observer: parts.observer,
             facts: parts.facts,
             streaming: OnceLock::new(),
+            retired: CancellationToken::new(),
             filters: FilterCache::default(),
             events: Events::default(),
             pod_cidr: Mutex::default(),

@@ -1,204 +1,185 @@
 //! Serving until told to stop.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path, sync::PoisonError};
 
 use anyhow::{Context as _, Result};
-use berth_proto::{
-    berth::v1::node_server::NodeServer,
-    cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
-};
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::{
-    berth::Service,
     config::{self, Args, Config},
-    cri::{Images, Runtime},
-    listen::{self, Progress, http::Pages, notify},
+    generation::{Current, Generation, Upgrade},
+    listen::{self, Doors, notify},
     node::Node,
-    start::{leave, start},
+    start,
     telemetry::{NodeState, Telemetry},
+    upgrade::{Predecessor, Successor, stop_all},
 };
 
-/// How long operations may go on after the signal to stop. Containers stay; what
-/// is half done by then is undone at the next start.
-const DRAIN: Duration = Duration::from_secs(10);
-
-/// Runs the agent of `config` until SIGTERM or SIGINT.
-pub(crate) async fn serve(config: Config, args: Args) -> Result<()> {
+/// Runs the agent of `config` until SIGTERM or SIGINT, or until another agent has taken
+/// its place, which SIGUSR2 starts from the file `program`.
+pub(crate) async fn serve(config: Config, args: Args, program: &Path) -> Result<()> {
     // The default provider of TLS, for whoever asks for none.
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
     let telemetry = Telemetry::start(&config.telemetry)?;
-    let stop = CancellationToken::new();
-    let (ready, is_ready) = watch::channel(false);
+    // First of all: one that nobody waits for would kill.
+    let mut signals = Signals::new()?;
     listen::private_directory(&config.run_dir)?;
-    let progress = Progress::new();
-    let sockets = listen::open(&config.listen())?;
-    let paths: Vec<String> = sockets
-        .paths()
-        .map(|path| path.display().to_string())
-        .collect();
-    let late = Arc::new(OnceLock::new());
-    serve_pages(&config, &late, &telemetry, is_ready.clone(), stop.clone()).await?;
-    let always = always(is_ready).await?;
-    let server = listen::grpc::server()
-        .layer(telemetry.rpc_layer(&config.limits))
-        .serve_with_incoming_shutdown(
-            progress.gate(always),
-            sockets.incoming(),
-            stop.clone().cancelled_owned(),
-        );
-    let server = tokio::spawn(server);
-    notify::doing("recovering");
-
-    let node = start(config.clone(), args.shim.clone(), &telemetry, &progress).await?;
-    late.get_or_init(|| node.clone());
-    progress.open(services(&node));
-    ready.send_replace(true);
-    notify::ready("serving");
-    tracing::info!(
-        listen = paths.join(" "),
-        version = crate::cri::VERSION,
-        pods = node.sandboxes().len(),
-        containers = node.containers().len(),
-        undone = %node.facts.ledger_undone(),
-        took = ?progress.took(),
-        "serving"
-    );
-    let watchdog = {
-        let node = node.clone();
-        tokio::spawn(notify::watchdog(move || {
-            let node = node.clone();
-            async move { node.store.ledger_of("watchdog").await.is_ok() }
-        }))
+    let mut predecessor = Predecessor::find()?;
+    let (mut doors, mut handed_over) = match &mut predecessor {
+        None => (Doors::open(&config).await?, None),
+        Some(predecessor) => {
+            start::check(&config, args.shim.clone())?;
+            let inventory = predecessor.take_over(&config).await?;
+            let (doors, handed_over) = Doors::adopt(&config, inventory).await?;
+            (doors, Some(handed_over))
+        }
     };
-
-    wait_for_signal(&args, &telemetry).await?;
+    let current = Current::default();
+    let source = current.clone();
+    telemetry.metrics().set_state(move || {
+        let node = source.read().unwrap_or_else(PoisonError::into_inner);
+        node.as_ref().map(|node| state(node)).unwrap_or_default()
+    });
+    let mut before = Vec::new();
+    // Generations that only serve streams any more.
+    let mut retired = JoinSet::new();
+    let generation = loop {
+        let generation = Generation::start(
+            &config,
+            &args,
+            &telemetry,
+            &doors,
+            handed_over.take(),
+            &current,
+        )
+        .await?;
+        match predecessor.take() {
+            None => notify::ready("serving"),
+            Some(predecessor) => {
+                before = took_over(predecessor, &mut doors).await;
+            }
+        }
+        let came_of = loop {
+            match signals.next().await {
+                Told::Stop => break None,
+                Told::Reload => reload(&args, &telemetry),
+                Told::Upgrade => {
+                    let came_of = generation.upgrade(program, &config, &doors, &before).await;
+                    if !matches!(came_of, Upgrade::Stays) {
+                        break Some(came_of);
+                    }
+                }
+            }
+        };
+        match came_of {
+            None | Some(Upgrade::Stays) => break generation,
+            Some(Upgrade::Back(streaming)) => {
+                retired.spawn(generation.streams());
+                handed_over = Some(streaming);
+            }
+            Some(Upgrade::Replaced(successor)) => {
+                retired.spawn(generation.streams());
+                linger(retired, successor, &mut signals).await;
+                telemetry.shutdown().await;
+                return Ok(());
+            }
+        }
+    };
     notify::stopping();
     tracing::info!("stopping; containers keep running");
-    ready.send_replace(false);
-    stop.cancel();
-    watchdog.abort();
-    let drained = node.operations.drain(DRAIN).await;
-    tracing::debug!(?drained, "operations have ended");
-    // Streams of clients that never end must not keep the agent.
-    tokio::time::timeout(Duration::from_secs(2), server)
-        .await
-        .ok();
-    leave(&node).await;
-    node.store.close().await;
+    stop_all(before).await;
+    generation.stop().await;
     telemetry.shutdown().await;
     Ok(())
 }
 
-/// What is served from the first moment: health, and the description of the rest.
-async fn always(ready: watch::Receiver<bool>) -> Result<Routes> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(berth_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .context("reflection")?;
-    Ok(Routes::new(listen::health(ready).await).add_service(reflection))
+/// Tells the agent before that this one serves; returns the channels to all before it.
+async fn took_over(predecessor: Predecessor, doors: &mut Doors) -> Vec<OwnedFd> {
+    doors.keep();
+    if let Err(error) = predecessor.serving().await {
+        // It has died meanwhile, and with it its streams.
+        tracing::warn!(%error, "the agent before is not told that this one serves");
+    }
+    notify::took_over("serving");
+    predecessor.all().unwrap_or_else(|error| {
+        tracing::warn!(%error, "agents before this one will not be told to stop");
+        Vec::new()
+    })
 }
 
-fn services(node: &Arc<Node>) -> Routes {
-    let message = node.config.limits.max_message_bytes;
-    Routes::new(
-        RuntimeServiceServer::new(Runtime::new(node.clone()))
-            .max_decoding_message_size(message)
-            .max_encoding_message_size(message),
-    )
-    .add_service(
-        ImageServiceServer::new(Images::new(node.clone()))
-            .max_decoding_message_size(message)
-            .max_encoding_message_size(message),
-    )
-    .add_service(
-        NodeServer::new(Service::new(node.clone()))
-            .max_decoding_message_size(message)
-            .max_encoding_message_size(message),
-    )
-    .prepare()
-}
-
-/// Waits for the signal to stop; SIGHUP reads the configuration again, of which the
-/// log level can change while the agent runs.
-async fn wait_for_signal(args: &Args, telemetry: &Telemetry) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
-    let mut reload = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = reload.recv() => match config::load(args) {
-                Ok(config) => {
-                    let level = config.telemetry.log_level;
-                    match telemetry.set_log_level(&level) {
-                        Ok(()) => tracing::info!(level, "configuration is read again"),
-                        Err(error) => tracing::error!(%error, "log level stays as it was"),
-                    }
+/// Serves streams to their end, unless this agent or the other is told to stop.
+async fn linger(mut retired: JoinSet<()>, successor: Successor, signals: &mut Signals) {
+    let stopped = async {
+        loop {
+            match signals.next().await {
+                Told::Stop => return,
+                Told::Reload | Told::Upgrade => {
+                    tracing::warn!("another agent serves: that is whom to send signals");
                 }
-                Err(findings) => {
-                    tracing::error!(%findings, "configuration stays as it was");
-                }
-            },
+            }
         }
+    };
+    tokio::select! {
+        () = async { while retired.join_next().await.is_some() {} } => {}
+        () = successor.stop() => {}
+        () = stopped => {}
+    }
+    tracing::info!("this agent ends; another one serves");
+}
+
+/// Reads the configuration again, of which the log level can change while the agent runs.
+fn reload(args: &Args, telemetry: &Telemetry) {
+    match config::load(args) {
+        Ok(config) => {
+            let level = config.telemetry.log_level;
+            match telemetry.set_log_level(&level) {
+                Ok(()) => tracing::info!(level, "configuration is read again"),
+                Err(error) => tracing::error!(%error, "log level stays as it was"),
+            }
+        }
+        Err(findings) => tracing::error!(%findings, "configuration stays as it was"),
     }
 }
 
-async fn serve_pages(
-    config: &Config,
-    node: &Arc<OnceLock<Arc<Node>>>,
-    telemetry: &Telemetry,
-    ready: watch::Receiver<bool>,
-    stop: CancellationToken,
-) -> Result<()> {
-    let metrics = telemetry.metrics();
-    let source = node.clone();
-    metrics.set_state(move || source.get().map(|node| state(node)).unwrap_or_default());
-    let tasks = node.clone();
-    let pages = Pages::new(
-        ready,
-        move |format| metrics.render(format),
-        move || {
-            let list: Vec<serde_json::Value> = tasks
-                .get()
-                .map(|node| node.operations.list())
-                .unwrap_or_default()
-                .into_iter()
-                .map(|operation| {
-                    serde_json::json!({
-                        "verb": operation.verb.name(),
-                        "object": operation.object,
-                        "phase": operation.phase.map(|phase| phase.name()),
-                        "in_phase_ms": operation.in_phase.as_millis() as u64,
-                        "waiters": operation.waiters,
-                    })
-                })
-                .collect();
-            serde_json::Value::Array(list)
-        },
-    );
-    let addresses = listen::http::serve(
-        &config.metrics_socket(),
-        config.telemetry.listen,
-        pages,
-        stop,
-    )
-    .await?;
-    tracing::info!(socket = %addresses.socket.display(), tcp = ?addresses.tcp, "metrics and health are served");
-    Ok(())
+/// What a signal means.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Stop,
+    Reload,
+    Upgrade,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    upgrade: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind, name| signal(kind).with_context(|| format!("waiting for {name}"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate(), "SIGTERM")?,
+            interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
+            hangup: listen(SignalKind::hangup(), "SIGHUP")?,
+            upgrade: listen(SignalKind::user_defined2(), "SIGUSR2")?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => Told::Reload,
+            _ = self.upgrade.recv() => Told::Upgrade,
+        }
+    }
 }
 
 fn state(node: &Node) -> NodeState {

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use berth_cgroup::Layout;
 use berth_engine::{Launcher, Program, ProgramSource};
+use berth_streaming::HandedOver;
 
 use crate::{
     config::Config,
@@ -42,12 +43,37 @@ pub(crate) struct Prepared {
     settled_for: Option<String>,
 }
 
+/// Whether an agent with this configuration could start, as far as that can be told
+/// while another one serves.
+///
+/// # Errors
+/// Why it could not.
+pub(crate) fn check(config: &Config, shim: Option<PathBuf>) -> Result<()> {
+    must_be_root()?;
+    let layout = Layout::detect()?;
+    let root = std::fs::File::open(&config.root).context("opening the root directory")?;
+    if let Some(problem) = kernel::problem(&kernel::features(&layout, &root)) {
+        bail!(problem);
+    }
+    let shim = shim.map_or_else(default_shim, Ok)?;
+    Program::load(&shim).with_context(|| format!("shim program {}", shim.display()))?;
+    config.streaming.tls().map(drop)
+}
+
+fn must_be_root() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("berth-agent manages namespaces, mounts and control groups, and must run as root");
+    }
+    Ok(())
+}
+
 /// Makes the node of `config` and brings it into agreement with the kernel.
 pub(crate) async fn start(
     config: Config,
     shim: Option<PathBuf>,
     telemetry: &Telemetry,
     progress: &Progress,
+    handed_over: Option<HandedOver>,
 ) -> Result<Arc<Node>> {
     let prepared = prepare(config, shim, telemetry, progress).await?;
     let node = prepared.node;
@@ -68,10 +94,18 @@ pub(crate) async fn start(
         node.metrics.ledger_findings(kind, undone.of(kind));
     }
     node.facts.undone.get_or_init(|| undone);
+    crate::berth::resume(&node);
     node.network.look().await;
-    tokio::spawn(node.network.clone().watch());
-    tokio::spawn(recovery::sweep_often(node.clone()));
-    let streaming = Streaming::start(&node).await?;
+    // An agent that is replaced leaves these to the one that follows.
+    let (watching, sweeping) = (
+        node.network.clone().watch(),
+        recovery::sweep_often(node.clone()),
+    );
+    let retired = node.retired.clone();
+    tokio::spawn(async move { retired.run_until_cancelled(watching).await });
+    let retired = node.retired.clone();
+    tokio::spawn(async move { retired.run_until_cancelled(sweeping).await });
+    let streaming = Streaming::start(&node, handed_over).await?;
     // This is the only place that sets it.
     drop(node.streaming.set(streaming));
     Ok(node)
@@ -88,9 +122,7 @@ pub(crate) async fn prepare(
     telemetry: &Telemetry,
     progress: &Progress,
 ) -> Result<Prepared> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("berth-agent manages namespaces, mounts and control groups, and must run as root");
-    }
+    must_be_root()?;
     let dirs = Directories {
         root: config.root.clone(),
         run: config.run_dir.clone(),

@@ -1,13 +1,13 @@
 //! A node: an agent with directories and a network namespace of its own.
 
+mod agent;
 mod verbs;
 
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -17,10 +17,7 @@ use berth_proto::{
     berth::v1::node_client::NodeClient,
     cri::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -29,10 +26,14 @@ use crate::{
     leak::{self, Kind, Scope, Snapshot},
     programs, wait,
 };
+use agent::Agent;
 
 /// From the start of an agent to its first answer; it takes tens of
 /// milliseconds, the rest is for a busy machine.
 const READY: Duration = Duration::from_secs(20);
+/// From SIGUSR2 to the agent that takes over; the old one may take ten seconds for its
+/// operations.
+const UPGRADED: Duration = Duration::from_secs(30);
 /// From SIGTERM to the end of an agent.
 const STOPPED: Duration = Duration::from_secs(20);
 /// Until the kernel has taken down what nobody uses any more.
@@ -47,7 +48,11 @@ pub struct Node {
     home: Option<TempDir>,
     path: PathBuf,
     netns: NetNs,
-    agent: Option<Child>,
+    agent: Option<Agent>,
+    /// Agents that were replaced and still serve streams.
+    replaced: Vec<Agent>,
+    /// Where the programs are.
+    programs: PathBuf,
     before: Snapshot,
     config: String,
     /// Ids by which control groups and processes of this node are found, too.
@@ -80,7 +85,6 @@ impl Node {
     /// # Errors
     /// If the programs are not built or this is not root.
     pub fn prepare(config: &str) -> Result<Self> {
-        programs::directory()?;
         // Not below /tmp, which may be memory: layers belong on a disk.
         let place = std::env::var_os("BERTH_TEST_DIR").unwrap_or_else(|| "/var/tmp".into());
         let home = tempfile::Builder::new()
@@ -97,6 +101,8 @@ impl Node {
             path,
             netns,
             agent: None,
+            replaced: Vec::new(),
+            programs: programs::directory()?,
             before: Snapshot::default(),
             config: config.to_owned(),
             marks: Mutex::default(),
@@ -144,13 +150,12 @@ impl Node {
     /// If it cannot be executed.
     pub fn spawn(&mut self, environment: &[(&str, &str)]) -> Result<()> {
         ensure!(self.agent.is_none(), "an agent is running already");
-        let programs = programs::directory()?;
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_file())?;
         let child = self.netns.enter(|| {
-            Command::new(programs.join("berth-agent"))
+            Command::new(self.programs.join("berth-agent"))
                 .arg("--config")
                 .arg(self.path.join("config.toml"))
                 .arg("--root")
@@ -167,7 +172,7 @@ impl Node {
                 .spawn()
                 .context("start berth-agent")
         })?;
-        self.agent = Some(child);
+        self.agent = Some(Agent::Child(child));
         Ok(())
     }
 
@@ -176,18 +181,10 @@ impl Node {
     /// # Errors
     /// If it cannot be asked after.
     pub fn agent_state(&self) -> Result<Option<ExitStatus>> {
-        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-        let Some(child) = &self.agent else {
-            return Ok(None);
-        };
-        let pid = Pid::from_raw(i32::try_from(child.id())?);
-        // Left for the owner of the child to reap.
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        Ok(match waitid(Id::Pid(pid), flags)? {
-            WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw(code << 8)),
-            WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
-            _ => None,
-        })
+        match &self.agent {
+            Some(agent) => agent.state(),
+            None => Ok(None),
+        }
     }
 
     /// `kill -9`, as a crash would have it.
@@ -195,10 +192,9 @@ impl Node {
     /// # Errors
     /// If no agent runs.
     pub fn kill(&mut self) -> Result<()> {
-        let mut child = self.agent.take().context("no agent runs")?;
-        child.kill()?;
-        child.wait()?;
-        Ok(())
+        let mut agent = self.agent.take().context("no agent runs")?;
+        agent.kill()?;
+        agent.wait()
     }
 
     /// Waits until the agent has ended by itself (a failpoint that kills it).
@@ -207,8 +203,8 @@ impl Node {
     /// If it still runs when `limit` has passed.
     pub async fn died(&mut self, limit: Duration) -> Result<ExitStatus> {
         let status = wait::until("the agent ends", limit, || async { self.agent_state() }).await?;
-        if let Some(mut child) = self.agent.take() {
-            child.wait()?;
+        if let Some(agent) = self.agent.take() {
+            agent.wait()?;
         }
         Ok(status)
     }
@@ -218,11 +214,74 @@ impl Node {
     /// # Errors
     /// If it does not end in time, or with an error.
     pub async fn stop(&mut self) -> Result<()> {
-        let child = self.agent.as_ref().context("no agent runs")?;
-        kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         let status = self.died(STOPPED).await?;
         ensure!(status.success(), "the agent ended with {status}");
         Ok(())
+    }
+
+    /// Sends a signal to the agent.
+    ///
+    /// # Errors
+    /// If no agent runs.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let agent = self.agent.as_ref().context("no agent runs")?;
+        agent.signal(signal)
+    }
+
+    /// SIGUSR2, and the agent that takes over. The old one serves its streams.
+    ///
+    /// # Errors
+    /// If no other agent serves in time.
+    pub async fn upgrade(&mut self) -> Result<()> {
+        let before = self.agent_pid()?;
+        self.signal(Signal::SIGUSR2)?;
+        let lock = self.path.join("root/agent.lock");
+        let pid = wait::until("another agent takes over", UPGRADED, || async {
+            // Empty for the moment in which it is written.
+            let pid: Option<u32> = fs::read_to_string(&lock)?.trim().parse().ok();
+            Ok(pid.filter(|pid| *pid != before))
+        })
+        .await?;
+        let agent = self.agent.replace(Agent::of(pid)?);
+        self.replaced.extend(agent);
+        wait::until("it answers", READY, || async {
+            if let Some(status) = self.agent_state()? {
+                bail!("the agent ended: {status}");
+            }
+            Ok(self.version().await.ok())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Agents that were replaced and have not ended.
+    ///
+    /// # Errors
+    /// If they cannot be asked after.
+    pub fn replaced(&self) -> Result<Vec<u32>> {
+        let mut running = Vec::new();
+        for agent in &self.replaced {
+            if agent.state()?.is_none() {
+                running.push(agent.id());
+            }
+        }
+        Ok(running)
+    }
+
+    /// Copies the programs into the node's own directory, where a test may replace
+    /// them; to be called before the agent is started.
+    ///
+    /// # Errors
+    /// If they cannot be copied.
+    pub fn own_programs(&mut self) -> Result<PathBuf> {
+        let own = self.path.join("bin");
+        fs::create_dir(&own)?;
+        for program in ["berth-agent", "berth-shim"] {
+            fs::copy(self.programs.join(program), own.join(program))?;
+        }
+        self.programs = own.clone();
+        Ok(own)
     }
 
     /// `kill -9` and a new agent on the same directories.
@@ -245,6 +304,16 @@ impl Node {
         // Records and kernel must agree while the agent still runs, too.
         self.settled(&[Kind::Mount, Kind::Cgroup, Kind::File])?;
         self.stop().await?;
+        wait::until("agents that were replaced end", STOPPED, || async {
+            let ended = self
+                .replaced
+                .iter()
+                .map(|agent| Ok(agent.state()?.is_some()));
+            let ended: Result<Vec<bool>> = ended.collect();
+            Ok(ended?.into_iter().all(|ended| ended).then_some(()))
+        })
+        .await?;
+        self.replaced()?;
         self.settled(&[
             Kind::Mount,
             Kind::Process,
@@ -463,10 +532,10 @@ fn is_of_the_agent(kind: Kind, item: &str) -> bool {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(mut child) = self.agent.take() {
+        for mut agent in self.replaced.drain(..).chain(self.agent.take()) {
             // Ended already: nothing to kill.
-            drop(child.kill());
-            drop(child.wait());
+            drop(agent.kill());
+            drop(agent.wait());
         }
         let Some(home) = self.home.take() else {
             return;

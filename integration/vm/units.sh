@@ -113,8 +113,23 @@ another "$before" || fail "it is not another agent"
 kept restart
 
 say "reload"
+before=$(agent)
+berthctl exec -i keep busybox sh -c 'read x; echo "$x"' < <(while [ ! -e /tmp/reloaded ]; do sleep 0.2; done; echo through) >/tmp/exec &
+exec_pid=$!
+until_ sh -c 'pgrep -f "[r]ead x"'
 systemctl reload berth-agent.service
+until_ another "$before"
 kept reload
+is "what serves after a reload" serving "$(property StatusText berth-agent.service)"
+kill -0 "$before" || fail "the old agent does not serve its stream"
+touch /tmp/reloaded
+wait "$exec_pid"
+is "a stream that was open" through "$(cat /tmp/exec)"
+until_ sh -c "! kill -0 $before"
+before=$(agent)
+kill -HUP "$before" # reads the configuration again
+kept "SIGHUP"
+is "the agent after SIGHUP" "$before" "$(agent)"
 
 say "watchdog"
 mkdir -p /run/systemd/system/berth-agent.service.d

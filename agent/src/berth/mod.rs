@@ -9,6 +9,8 @@ mod push;
 mod run;
 mod tag;
 
+pub(crate) use run::resume;
+
 use std::{pin::Pin, sync::Arc};
 
 use berth_proto::{

@@ -135,9 +135,24 @@ fn answer(exit: &Exit) -> WaitResponse {
     }
 }
 
+/// Goes on with what the agent before had promised: to remove containers after their
+/// exit.
+pub(crate) fn resume(node: &Arc<Node>) {
+    for container in node.containers() {
+        let record = container.record();
+        if record.remove_after_exit {
+            let (node, id) = (node.clone(), record.id.to_string());
+            tokio::spawn(async move { remove_unasked(&node, &id).await });
+        }
+    }
+}
+
 /// Whoever was to start it may have gone.
 async fn remove_unstarted(node: &Arc<Node>, id: &str) {
     tokio::time::sleep(UNSTARTED).await;
+    if node.retired.is_cancelled() {
+        return;
+    }
     let Ok(container) = node.container(id) else {
         return;
     };
@@ -158,6 +173,9 @@ async fn remove_unasked(node: &Arc<Node>, id: &str) {
     };
     container.exited().await;
     tokio::time::sleep(UNASKED).await;
+    if node.retired.is_cancelled() {
+        return;
+    }
     let pod = container.record().sandbox_id.clone();
     if let Err(error) = sandbox::remove(node, pod.as_str(), None).await {
         tracing::warn!(%pod, error = error.sentence(), "a pod could not be removed after its exit");

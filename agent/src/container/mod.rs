@@ -233,10 +233,24 @@ impl Container {
         store
             .put_container(&record, record.made_by.durability())
             .await?;
-        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
-        self.changed.send_replace(());
+        self.show(record);
         tell(&before);
         Ok(())
+    }
+
+    /// Lets `event` happen in memory only, for those whom an agent still serves that
+    /// another one has replaced.
+    pub(crate) async fn learn(&self, event: state::Event) -> Result<()> {
+        let _alone = self.changing.lock().await;
+        let mut record = ContainerRecord::clone(&self.record());
+        record.state = record.state.clone().next(event)?;
+        self.show(record);
+        Ok(())
+    }
+
+    fn show(&self, record: ContainerRecord) {
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
+        self.changed.send_replace(());
     }
 
     fn tell(&self, node: &Node, before: &ContainerRecord) {

@@ -48,7 +48,17 @@ pub(crate) async fn stop(
     node.operations
         .run(request, move |context| async move {
             context.enter(Phase::Signal, "")?;
-            stop_now(&node_in, &container, grace).await?;
+            tokio::select! {
+                stopped = stop_now(&node_in, &container, grace) => stopped?,
+                // Its shim keeps the deadline, whoever waits for it.
+                () = context.cancel.cancelled() => {
+                    return Err(Error::unavailable(format!(
+                        "container {} is being stopped, but this agent is being replaced",
+                        container.id.short()
+                    ))
+                    .with_remedy("repeat the request"));
+                }
+            }
             Ok(Value::Done)
         })
         .await

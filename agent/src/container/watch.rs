@@ -68,7 +68,15 @@ pub(super) async fn ended(node: &Arc<Node>, container: &Container, exit: Exit) {
         if container.record().state.exit().is_some() {
             return;
         }
-        match container.apply(node, Change::Exited(exit.clone())).await {
+        let change = Change::Exited(exit.clone());
+        if node.retired.is_cancelled() {
+            // Whoever is attached is told; the record is written by the agent that came after.
+            if let Err(error) = container.learn(change).await {
+                tracing::debug!(container = %container.id, error = error.sentence(), "an exit comes too late");
+            }
+            return;
+        }
+        match container.apply(node, change).await {
             Ok(()) => {
                 let pod = container.record().sandbox_id.clone();
                 let ids = [pod.as_str(), container.id.as_str()];
@@ -79,6 +87,8 @@ pub(super) async fn ended(node: &Arc<Node>, container: &Container, exit: Exit) {
                 node.timeline.add(Entry::event("exited", &ids, note));
                 return;
             }
+            // The store was handed over at this very moment.
+            Err(_) if node.retired.is_cancelled() => {}
             Err(error) => {
                 tracing::warn!(container = %container.id, error = error.sentence(), "exit could not be recorded; trying again");
                 tokio::time::sleep(RETRY).await;
@@ -120,6 +130,10 @@ pub(super) async fn lost(
         Err(error) => {
             tracing::warn!(container = %container.id, %error, "exit record cannot be read");
         }
+    }
+    if node.retired.is_cancelled() {
+        let why = "its shim has ended, and another agent looks after it".to_owned();
+        return Exit::lost(Reason::Unknown, why, now());
     }
     node.metrics.shim_lost();
     tracing::warn!(container = %container.id, "shim is lost; killing its container");

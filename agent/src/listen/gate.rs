@@ -6,6 +6,10 @@
 //! again, and then answered `Unavailable` with what the agent is doing. `Version`
 //! is held for longer: a kubelet exits if its first one fails, and repeats
 //! everything else.
+//!
+//! When another agent takes this one's place the gate closes: what is being answered
+//! is cut off with `Unavailable`, so that clients ask the other one. Only commands
+//! (`ExecSync`), which need nothing but their shim, are answered to their end.
 
 use std::{
     convert::Infallible,
@@ -15,8 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
@@ -26,6 +33,7 @@ const HELD: Duration = Duration::from_secs(1);
 const VERSION_HELD: Duration = Duration::from_secs(10);
 
 const VERSION: &str = "/runtime.v1.RuntimeService/Version";
+const EXEC_SYNC: &str = "/runtime.v1.RuntimeService/ExecSync";
 
 /// What the agent is doing instead of serving.
 #[derive(Debug)]
@@ -33,6 +41,7 @@ pub(crate) struct Progress {
     since: Instant,
     doing: watch::Sender<String>,
     open: watch::Sender<Option<Routes>>,
+    closed: CancellationToken,
 }
 
 impl Progress {
@@ -42,6 +51,7 @@ impl Progress {
             since: Instant::now(),
             doing: watch::Sender::new("starting".to_owned()),
             open: watch::Sender::new(None),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -57,6 +67,11 @@ impl Progress {
         self.open.send_replace(Some(routes));
     }
 
+    /// From now on another agent answers.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+    }
+
     /// How long it has taken so far.
     pub(crate) fn took(&self) -> Duration {
         self.since.elapsed()
@@ -68,6 +83,7 @@ impl Progress {
             since: self.since,
             doing: self.doing.subscribe(),
             open: self.open.subscribe(),
+            closed: self.closed.clone(),
             always: always.prepare(),
         }
     }
@@ -79,6 +95,7 @@ pub(crate) struct Gate {
     since: Instant,
     doing: watch::Receiver<String>,
     open: watch::Receiver<Option<Routes>>,
+    closed: CancellationToken,
     always: Routes,
 }
 
@@ -105,6 +122,23 @@ impl Service<Request<Body>> for Gate {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let lasting = request.uri().path() == EXEC_SYNC;
+        let answer = self.answer(request);
+        if lasting {
+            return answer;
+        }
+        let closed = self.closed.clone();
+        Box::pin(async move {
+            match closed.run_until_cancelled(answer).await {
+                Some(answer) => answer.map(|answer| answer.map(|body| cut_off(body, closed))),
+                None => Ok(replaced().into_http()),
+            }
+        })
+    }
+}
+
+impl Gate {
+    fn answer(&mut self, request: Request<Body>) -> <Self as Service<Request<Body>>>::Future {
         let path = request.uri().path();
         if path.starts_with("/grpc.") {
             return Box::pin(self.always.call(request));
@@ -126,5 +160,62 @@ impl Service<Request<Body>> for Gate {
                 None => Ok(gate.refusal()),
             }
         })
+    }
+}
+
+fn replaced() -> Status {
+    Status::unavailable("this agent was replaced by another one; ask again")
+}
+
+/// `body` until `closed`; streams that have no end of their own end then.
+fn cut_off(body: Body, closed: CancellationToken) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    Body::new(CutOff {
+        body,
+        closed: Some(Box::pin(closed.cancelled_owned())),
+    })
+}
+
+struct CutOff {
+    body: Body,
+    /// None once it was told.
+    closed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl hyper::body::Body for CutOff {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        // What is there already is sent first: a whole answer stays one.
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        let Some(closed) = &mut self.closed else {
+            return Poll::Ready(None);
+        };
+        if closed.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.closed = None;
+        self.body = Body::empty();
+        let mut trailers = HeaderMap::new();
+        Poll::Ready(match replaced().add_header(&mut trailers) {
+            Ok(()) => Some(Ok(Frame::trailers(trailers))),
+            Err(status) => Some(Err(status)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -38,6 +38,7 @@ mod tests {
         net::UnixStream,
         sync::watch,
     };
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::listen;
@@ -65,7 +66,7 @@ mod tests {
         let serving = tokio::spawn(
             server()
                 .add_service(service)
-                .serve_with_incoming(sockets.incoming()),
+                .serve_with_incoming(sockets.incoming(&CancellationToken::new())),
         );
         let headers = [
             literal(":method", "POST"),

@@ -6,7 +6,7 @@
 //! listen::grpc::server()
 //!     .layer(telemetry.rpc_layer(&config.limits))
 //!     .add_service(listen::health(ready.clone()).await)
-//!     .serve_with_incoming_shutdown(sockets.incoming(), shutdown)
+//!     .serve_with_incoming_shutdown(sockets.incoming(&stop), shutdown)
 //!     .await?;
 //! ```
 //!
@@ -20,7 +20,9 @@ mod authority;
 mod bind;
 mod connection;
 mod directory;
+mod doors;
 mod endpoint;
+mod file;
 mod gate;
 pub(crate) mod grpc;
 mod health;
@@ -29,9 +31,10 @@ pub(crate) mod notify;
 
 use std::{io, path::PathBuf};
 
-pub(crate) use accept::Sockets;
+pub(crate) use accept::{Given, Sockets};
 pub(crate) use connection::{Connection, Peer};
 pub(crate) use directory::private_directory;
+pub(crate) use doors::Doors;
 pub(crate) use endpoint::{Endpoint, EndpointError};
 pub(crate) use gate::Progress;
 pub(crate) use health::health;
@@ -88,6 +91,31 @@ pub(crate) fn open(endpoints: &[String]) -> Result<Sockets, ListenError> {
     for listener in activation::take()? {
         sockets.add_activated(listener)?;
     }
+    bind_others(&mut sockets, endpoints)?;
+    Ok(sockets)
+}
+
+/// As [`open`], with the sockets of the agent before, which stay its own until
+/// [`Sockets::keep`].
+///
+/// # Errors
+/// The first endpoint that cannot be opened.
+pub(crate) fn adopt(endpoints: &[String], given: Vec<Given>) -> Result<Sockets, ListenError> {
+    let wanted: Vec<Endpoint> = endpoints
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()?;
+    let mut sockets = Sockets::default();
+    for socket in given {
+        // What systemd opened is wanted by its unit.
+        let is_wanted = socket.file.is_none() || wanted.contains(&Endpoint(socket.path.clone()));
+        sockets.add_given(socket, is_wanted)?;
+    }
+    bind_others(&mut sockets, endpoints)?;
+    Ok(sockets)
+}
+
+fn bind_others(sockets: &mut Sockets, endpoints: &[String]) -> Result<(), ListenError> {
     for text in endpoints {
         let Endpoint(path) = text.parse()?;
         if !sockets.serves(&path) {
@@ -95,5 +123,5 @@ pub(crate) fn open(endpoints: &[String]) -> Result<Sockets, ListenError> {
             sockets.add(bound)?;
         }
     }
-    Ok(sockets)
+    Ok(())
 }

@@ -9,6 +9,21 @@ pub(crate) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Tells systemd that the agent serves in the place of the one before.
+pub(crate) fn took_over(status: &str) {
+    let pid = NotifyState::MainPid(std::process::id());
+    tell(&[pid, NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Tells systemd that another agent is about to take this one's place; [`ready`] or
+/// [`took_over`] follows.
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "the clock cannot be read"),
+    }
+}
+
 /// Tells systemd what the agent is doing; it is not ready yet.
 pub(crate) fn doing(status: &str) {
     tell(&[NotifyState::Status(status)]);

@@ -117,7 +117,7 @@ impl Inner {
         self.running.send_modify(|count| *count += 1);
         tokio::spawn(async move {
             let undone = match inner.on_unclaimed.get() {
-                Some(withdraw) => tokio::spawn(withdraw(left)).await,
+                Some(withdraw) => tokio::spawn(super::task::part(withdraw(left))).await,
                 None => Ok(Ok(())),
             };
             let failed = match undone {
@@ -152,6 +152,10 @@ impl Inner {
 
     fn sweep(self: &Arc<Self>) {
         let mut table = self.lock();
+        if table.closed {
+            // What is begun now would not end in time.
+            return;
+        }
         let keys: Vec<Key> = table.slots.keys().cloned().collect();
         for key in keys {
             table.drop_if_over(&key, &self.limits);

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Context, Request, Value, Verb,
+    admission::Abandoned,
     table::{Key, State, Table},
 };
 use crate::{
@@ -231,6 +232,40 @@ impl Operations {
             .collect();
         entries.sort_by_key(|entry| entry.at);
         entries
+    }
+
+    /// Takes no more operations and waits until those in flight have ended: those that
+    /// are only worth doing for a caller are called off at once, the others after
+    /// `patience`. Returns what goes on after `limit`; [`Operations::resume`] then.
+    pub(crate) async fn pause(&self, patience: Duration, limit: Duration) -> Vec<InFlight> {
+        let end = tokio::time::Instant::now() + limit;
+        self.0.lock().closed = true;
+        self.call_off(|verb| verb.policy().abandoned == Abandoned::Cancel);
+        let mut running = self.0.running.subscribe();
+        let ended = running.wait_for(|count| *count == 0);
+        if tokio::time::timeout(patience, ended).await.is_ok() {
+            return Vec::new();
+        }
+        self.call_off(|_| true);
+        let ended = running.wait_for(|count| *count == 0);
+        match tokio::time::timeout_at(end, ended).await {
+            Ok(_) => Vec::new(),
+            Err(_elapsed) => self.list(),
+        }
+    }
+
+    /// Takes operations again.
+    pub(crate) fn resume(&self) {
+        self.0.lock().closed = false;
+    }
+
+    fn call_off(&self, which: impl Fn(Verb) -> bool) {
+        let table = self.0.lock();
+        for slot in table.slots.values() {
+            if matches!(slot.state, State::Running) && which(slot.operation.key.verb) {
+                slot.operation.cancel.cancel();
+            }
+        }
     }
 
     /// Takes no more operations and waits for those in flight, at most for

@@ -11,6 +11,22 @@ use super::{
 };
 use crate::error::Error;
 
+tokio::task_local! {
+    /// Set in the tasks of operations: what one does in steps it may also do while no
+    /// others are taken.
+    static PART: ();
+}
+
+/// Whether this is a part of an operation that was admitted already.
+pub(super) fn is_part() -> bool {
+    PART.try_with(|()| ()).is_ok()
+}
+
+/// Makes `work` a part of an operation.
+pub(super) fn part<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    PART.scope((), work)
+}
+
 /// Starts the task. It goes on when its callers leave; what they see of it is
 /// told by [`Inner::finished`], which is reached even if the work panics.
 pub(super) fn spawn(table: Arc<Inner>, operation: Arc<Operation>, work: Work) {
@@ -27,11 +43,11 @@ pub(super) fn spawn(table: Arc<Inner>, operation: Arc<Operation>, work: Work) {
     let tracker = operation.tracker.clone();
     // A task within the task, so that a panic is a result like any other.
     let inner = tokio::spawn(
-        async move {
+        part(async move {
             let value = work(context).await?;
             tracker.finish()?;
             Ok(value)
-        }
+        })
         .instrument(span.clone()),
     );
     tokio::spawn(

@@ -98,7 +98,7 @@ impl Undo {
 
 /// In a task of its own: a panic ends only this step.
 async fn carry_out(run: Run) -> Result<(), Error> {
-    let task = tokio::spawn(async move { run().await });
+    let task = tokio::spawn(super::task::part(async move { run().await }));
     match tokio::time::timeout(STEP_LIMIT, task).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(join)) => Err(Error::internal("the step panicked").with_source(join)),

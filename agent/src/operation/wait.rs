@@ -96,7 +96,7 @@ impl Inner {
         };
         let mut guard = self.lock();
         let table = &mut *guard;
-        if table.closed {
+        if table.closed && !task::is_part() {
             return Err(Error::unavailable("the agent is ending")
                 .with_remedy("repeat the request when it is back"));
         }

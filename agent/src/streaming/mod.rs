@@ -8,7 +8,7 @@ mod pump;
 use std::sync::{Arc, Weak};
 
 pub(crate) use berth_streaming::{Attach, Exec, PortForward, Request};
-use berth_streaming::{Backend, Outcome, Server, Session, Settings};
+use berth_streaming::{Backend, HandedOver, Outcome, Server, Session, Settings};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -21,11 +21,14 @@ use crate::{
 pub(crate) struct Streaming(Server);
 
 impl Streaming {
-    /// Begins to listen where the configuration says.
+    /// Begins to listen where the configuration says, in the place of the agent `before`.
     ///
     /// # Errors
     /// If the address is taken or the certificate cannot be used.
-    pub(crate) async fn start(node: &Arc<Node>) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        node: &Arc<Node>,
+        before: Option<HandedOver>,
+    ) -> anyhow::Result<Self> {
         use anyhow::Context as _;
         let config = &node.config.streaming;
         let settings = Settings {
@@ -33,11 +36,32 @@ impl Streaming {
             advertise: config.advertise.clone(),
             tls: config.tls()?.map(Arc::new),
         };
-        let streams = Streams(Arc::downgrade(node));
-        let server = Server::start(settings, Arc::new(streams))
-            .await
-            .with_context(|| format!("listening on {} for streams", config.listen))?;
+        let streams = Arc::new(Streams(Arc::downgrade(node)));
+        let server = match before {
+            None => Server::start(settings, streams).await,
+            Some(before) => Server::take_over(before, settings, streams).await,
+        };
+        let server =
+            server.with_context(|| format!("listening on {} for streams", config.listen))?;
         Ok(Self(server))
+    }
+
+    /// Gives the socket and the URLs that were not opened away; sessions go on.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub(crate) async fn hand_over(&self) -> std::io::Result<HandedOver> {
+        self.0.hand_over().await
+    }
+
+    /// Waits for the end of the last session.
+    pub(crate) async fn ended(&self) {
+        self.0.ended().await;
+    }
+
+    /// Sessions that are being served.
+    pub(crate) fn sessions(&self) -> usize {
+        self.0.sessions()
     }
 
     /// The URL for a request that was found to be possible.

@@ -26,10 +26,10 @@ use std::time::Duration;
 
 pub use backend::{Backend, Outcome};
 pub use resize::{Size, SizeParser, SizeReader};
-pub use server::{Server, Settings};
+pub use server::{HandedOver, Server, Settings};
 pub use session::{Input, Output, Session};
 pub use status::Verdict;
-pub use token::{Attach, Exec, InvalidRequest, PortForward, Request, TooMany};
+pub use token::{Attach, Exec, InvalidRequest, PortForward, Request, TooMany, Waiting};
 
 /// A connection on which nothing moves for so long is closed; as other servers do.
 pub const IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);

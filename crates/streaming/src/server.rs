@@ -1,6 +1,13 @@
 //! The HTTP server behind the URLs.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{
@@ -21,13 +28,16 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_tungstenite::tungstenite::{handshake::derive_accept_key, protocol::Role as WsRole};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 
 use crate::{
     Backend, CREATION_MAX, Request, TooMany, forward,
     remote::{self, Command},
     spdy::{Connection, Role, Transport},
-    token::Tokens,
+    token::{Redeemed, Tokens, Waiting},
     websocket::{self, Framing},
 };
 
@@ -37,6 +47,9 @@ const CONNECTIONS_MAX: usize = 4096;
 const HEAD_MAX: usize = 64 * 1024;
 /// How long a TLS handshake may take.
 const TLS_MAX: Duration = Duration::from_secs(10);
+/// How long a server whose place another takes waits for the requests of those who
+/// have connected already. A client sends its request at once.
+const HEADS_MAX: Duration = Duration::from_secs(1);
 
 /// Offered by clients and answered by servers: the protocol on the streams.
 const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
@@ -53,11 +66,25 @@ pub struct Settings {
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
+/// What a server takes over from the one before.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The socket that is listened on.
+    pub listener: OwnedFd,
+    /// The requests whose URLs have not been opened.
+    pub waiting: Vec<Waiting>,
+}
+
 /// A running server. Dropping it stops listening and ends all sessions.
 pub struct Server {
     base: String,
     tokens: Arc<Tokens>,
     sessions: TaskTracker,
+    /// Clients whose request has not come.
+    arriving: TaskTracker,
+    /// Another handle of the socket.
+    listener: OwnedFd,
+    accepting: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -79,6 +106,8 @@ struct Shared<B> {
     backend: Arc<B>,
     tokens: Arc<Tokens>,
     sessions: TaskTracker,
+    arriving: TaskTracker,
+    accepting: CancellationToken,
     stop: CancellationToken,
     tls: Option<TlsAcceptor>,
 }
@@ -90,6 +119,40 @@ impl Server {
     /// If the address cannot be listened on.
     pub async fn start<B: Backend>(settings: Settings, backend: Arc<B>) -> io::Result<Self> {
         let listener = TcpListener::bind(settings.address).await?;
+        Self::on(listener, Vec::new(), settings, backend)
+    }
+
+    /// As [`Server::start`], in the place of another server: on its socket, if that is
+    /// where the settings say, and with the URLs that it gave out.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub async fn take_over<B: Backend>(
+        from: HandedOver,
+        settings: Settings,
+        backend: Arc<B>,
+    ) -> io::Result<Self> {
+        let listener = std::net::TcpListener::from(from.listener);
+        let local = listener.local_addr()?;
+        let wanted = settings.address;
+        let is_the_same =
+            local.ip() == wanted.ip() && (wanted.port() == 0 || local.port() == wanted.port());
+        let listener = if is_the_same {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)?
+        } else {
+            drop(listener);
+            TcpListener::bind(wanted).await?
+        };
+        Self::on(listener, from.waiting, settings, backend)
+    }
+
+    fn on<B: Backend>(
+        listener: TcpListener,
+        waiting: Vec<Waiting>,
+        settings: Settings,
+        backend: Arc<B>,
+    ) -> io::Result<Self> {
         let local = listener.local_addr()?;
         let scheme = if settings.tls.is_some() {
             "https"
@@ -98,12 +161,16 @@ impl Server {
         };
         let host = settings.advertise.unwrap_or_else(|| local.to_string());
         let stop = CancellationToken::new();
-        let sessions = TaskTracker::new();
-        let tokens = Arc::new(Tokens::default());
+        let accepting = stop.child_token();
+        let (sessions, arriving) = (TaskTracker::new(), TaskTracker::new());
+        let tokens = Arc::new(Tokens::adopt(waiting));
+        let kept = listener.as_fd().try_clone_to_owned()?;
         let shared = Arc::new(Shared {
             backend,
             tokens: Arc::clone(&tokens),
             sessions: sessions.clone(),
+            arriving: arriving.clone(),
+            accepting: accepting.clone(),
             stop: stop.clone(),
             tls: settings.tls.map(TlsAcceptor::from),
         });
@@ -112,6 +179,9 @@ impl Server {
             base: format!("{scheme}://{host}"),
             tokens,
             sessions,
+            arriving,
+            listener: kept,
+            accepting,
             stop,
         })
     }
@@ -131,6 +201,29 @@ impl Server {
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
+
+    /// Accepts no more clients and gives the socket and the URLs that were not opened
+    /// away. Sessions go on; those who connect meanwhile wait in the socket's queue.
+    ///
+    /// # Errors
+    /// If there is no descriptor left.
+    pub async fn hand_over(&self) -> io::Result<HandedOver> {
+        let listener = self.listener.try_clone()?;
+        self.accepting.cancel();
+        self.arriving.close();
+        // Whoever says nothing is told to connect again.
+        drop(tokio::time::timeout(HEADS_MAX, self.arriving.wait()).await);
+        Ok(HandedOver {
+            listener,
+            waiting: self.tokens.hand_over(),
+        })
+    }
+
+    /// Waits for the end of the last session.
+    pub async fn ended(&self) {
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
 }
 
 async fn listen<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>) {
@@ -140,7 +233,7 @@ async fn listen<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>) {
             return;
         };
         let accepted = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.accepting.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
@@ -153,40 +246,58 @@ async fn listen<B: Backend>(listener: TcpListener, shared: Arc<Shared<B>>) {
             }
         };
         let shared = Arc::clone(&shared);
+        let arriving = Arriving::new(&shared.arriving);
         tokio::spawn(async move {
             let stop = shared.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = talk(stream, shared) => {}
+                () = talk(stream, shared, arriving) => {}
             }
             drop(permit);
         });
     }
 }
 
-async fn talk<B: Backend>(stream: TcpStream, shared: Arc<Shared<B>>) {
+/// A client whose request has not come.
+#[derive(Clone)]
+struct Arriving(Arc<Mutex<Option<TaskTrackerToken>>>);
+
+impl Arriving {
+    fn new(among: &TaskTracker) -> Self {
+        Self(Arc::new(Mutex::new(Some(among.token()))))
+    }
+
+    fn is_here(&self) {
+        let mut token = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(token.take());
+    }
+}
+
+async fn talk<B: Backend>(stream: TcpStream, shared: Arc<Shared<B>>, arriving: Arriving) {
     // Frames are written whole; waiting for more would only delay a keystroke.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a client has gone");
         return;
     }
     match &shared.tls {
-        None => http(TokioIo::new(stream), shared).await,
+        None => http(TokioIo::new(stream), shared, arriving).await,
         Some(acceptor) => match tokio::time::timeout(TLS_MAX, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => http(TokioIo::new(stream), Arc::clone(&shared)).await,
+            Ok(Ok(stream)) => http(TokioIo::new(stream), Arc::clone(&shared), arriving).await,
             Ok(Err(error)) => tracing::debug!(%error, "no TLS with a streaming client"),
             Err(_) => tracing::debug!("a streaming client began no TLS in time"),
         },
     }
 }
 
-async fn http<B: Backend, I>(io: I, shared: Arc<Shared<B>>)
+async fn http<B: Backend, I>(io: I, shared: Arc<Shared<B>>, arriving: Arriving)
 where
     I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
 {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(answer(request, shared)) }
+        let answer = answer(request, shared);
+        arriving.is_here();
+        async move { Ok::<_, Infallible>(answer) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -220,8 +331,16 @@ fn answer<B: Backend>(request: hyper::Request<Incoming>, shared: Arc<Shared<B>>)
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and POST\n");
     }
     // Used up even if the upgrade fails: what is retried needs a new one.
-    let Some(wanted) = shared.tokens.redeem(kind, token) else {
-        return plain(StatusCode::NOT_FOUND, "404 page not found\n");
+    let wanted = match shared.tokens.redeem(kind, token) {
+        Redeemed::Request(wanted) => wanted,
+        Redeemed::Unknown => return plain(StatusCode::NOT_FOUND, "404 page not found\n"),
+        Redeemed::Elsewhere => {
+            let text = "this server is being replaced: connect again\n";
+            let mut answer = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+            return answer;
+        }
     };
     match offer(request.headers(), &wanted) {
         Ok((protocol, answer)) => {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
 
 /// As long as other servers keep them.
 const LIFE: Duration = Duration::from_secs(60);
@@ -16,7 +17,7 @@ const OUTSTANDING_MAX: usize = 1000;
 const BYTES: usize = 24;
 
 /// A command in a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exec {
     /// The container.
     pub container: String,
@@ -33,7 +34,7 @@ pub struct Exec {
 }
 
 /// The streams of a container's own process.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// The container.
     pub container: String,
@@ -48,7 +49,7 @@ pub struct Attach {
 }
 
 /// Connections into a pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortForward {
     /// The pod sandbox.
     pub pod: String,
@@ -57,7 +58,7 @@ pub struct PortForward {
 }
 
 /// What a URL stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// See [`Exec`].
     Exec(Exec),
@@ -126,11 +127,63 @@ impl Request {
     }
 }
 
+/// A request whose URL has not been opened, on its way from one server to another
+/// that takes its place.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    token: String,
+    /// How long the URL is good.
+    left: Duration,
+    request: Request,
+}
+
+impl std::fmt::Debug for Waiting {
+    // Its token is a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting")
+            .field("kind", &self.request.kind())
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a token.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Redeemed {
+    /// It stands for this, and is used up now.
+    Request(Request),
+    /// Nobody has given it out, or it was used, or it is too old.
+    Unknown,
+    /// It may be good, but with the server that has taken this one's place.
+    Elsewhere,
+}
+
 /// The requests whose URLs have not been opened.
 #[derive(Debug, Default)]
-pub(crate) struct Tokens(Mutex<HashMap<String, (Instant, Request)>>);
+pub(crate) struct Tokens(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    all: HashMap<String, (Instant, Request)>,
+    handed_over: bool,
+}
 
 impl Tokens {
+    /// Those of a server whose place this one takes.
+    pub(crate) fn adopt(waiting: Vec<Waiting>) -> Self {
+        let now = Instant::now();
+        let all = waiting.into_iter().take(OUTSTANDING_MAX).map(|waiting| {
+            // As old as it was there.
+            let age = LIFE.saturating_sub(waiting.left);
+            let since = now.checked_sub(age).unwrap_or(now);
+            (waiting.token, (since, waiting.request))
+        });
+        Self(Mutex::new(Kept {
+            all: all.collect(),
+            handed_over: false,
+        }))
+    }
+
     /// Keeps `request` and returns its token.
     pub(crate) fn keep(&self, request: Request) -> Result<String, TooMany> {
         let mut bytes = [0; BYTES];
@@ -139,11 +192,12 @@ impl Tokens {
         let token = URL_SAFE_NO_PAD.encode(bytes);
         let mut kept = self.kept();
         let now = Instant::now();
-        kept.retain(|_, (at, _)| now.duration_since(*at) < LIFE);
-        if kept.len() >= OUTSTANDING_MAX {
+        kept.all.retain(|_, (at, _)| now.duration_since(*at) < LIFE);
+        // What is kept now that all was handed over nobody would ever find.
+        if kept.all.len() >= OUTSTANDING_MAX || kept.handed_over {
             return Err(TooMany);
         }
-        kept.insert(token.clone(), (now, request));
+        kept.all.insert(token.clone(), (now, request));
         Ok(token)
     }
 
@@ -151,19 +205,34 @@ impl Tokens {
     ///
     /// A hash table finds it: what its timing tells is the keyed hash of a guess
     /// at 192 bits.
-    pub(crate) fn redeem(&self, kind: &str, token: &str) -> Option<Request> {
+    pub(crate) fn redeem(&self, kind: &str, token: &str) -> Redeemed {
         let mut kept = self.kept();
-        let (at, request) = kept.get(token)?;
-        if request.kind() != kind {
-            return None;
+        if kept.handed_over {
+            return Redeemed::Elsewhere;
         }
-        let fresh = at.elapsed() < LIFE;
-        let request = request.clone();
-        kept.remove(token);
-        fresh.then_some(request)
+        match kept.all.get(token) {
+            Some((_, request)) if request.kind() == kind => {}
+            _ => return Redeemed::Unknown,
+        }
+        match kept.all.remove(token) {
+            Some((at, request)) if at.elapsed() < LIFE => Redeemed::Request(request),
+            _ => Redeemed::Unknown,
+        }
     }
 
-    fn kept(&self) -> MutexGuard<'_, HashMap<String, (Instant, Request)>> {
+    /// Gives all away; from now on none is known here.
+    pub(crate) fn hand_over(&self) -> Vec<Waiting> {
+        let mut kept = self.kept();
+        kept.handed_over = true;
+        let all = kept.all.drain().map(|(token, (at, request))| Waiting {
+            token,
+            left: LIFE.saturating_sub(at.elapsed()),
+            request,
+        });
+        all.filter(|waiting| !waiting.left.is_zero()).collect()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         // One insertion or removal at a time: a panic leaves no half.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,9 +255,31 @@ mod tests {
         let tokens = Tokens::default();
         let token = tokens.keep(request()).unwrap();
         assert_eq!(token.len(), 32);
-        assert_eq!(tokens.redeem("attach", &token), None);
-        assert_eq!(tokens.redeem("exec", &token), Some(request()));
-        assert_eq!(tokens.redeem("exec", &token), None);
+        assert_eq!(tokens.redeem("attach", &token), Redeemed::Unknown);
+        assert_eq!(tokens.redeem("exec", &token), Redeemed::Request(request()));
+        assert_eq!(tokens.redeem("exec", &token), Redeemed::Unknown);
+    }
+
+    #[test]
+    fn tokens_are_handed_over_with_their_age_and_are_good_only_there() {
+        let old = Tokens::default();
+        let token = old.keep(request()).unwrap();
+        let stale = old.keep(request()).unwrap();
+        let aged = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        old.kept().all.get_mut(&token).unwrap().0 = aged(50).unwrap();
+        old.kept().all.get_mut(&stale).unwrap().0 = aged(61).unwrap();
+        let waiting = old.hand_over();
+        assert_eq!(waiting.len(), 1);
+        assert!(!format!("{waiting:?}").contains(&token));
+        assert_eq!(old.redeem("exec", &token), Redeemed::Elsewhere);
+        assert_eq!(old.keep(request()), Err(TooMany));
+        let text = serde_json::to_string(&waiting).unwrap();
+        let new = Tokens::adopt(serde_json::from_str(&text).unwrap());
+        let age = new.kept().all[&token].0.elapsed();
+        assert!(age >= Duration::from_secs(50), "{age:?}");
+        assert_eq!(new.redeem("exec", &stale), Redeemed::Unknown);
+        assert_eq!(new.redeem("exec", &token), Redeemed::Request(request()));
+        assert_eq!(new.redeem("exec", &token), Redeemed::Unknown);
     }
 
     #[test]
@@ -198,12 +289,12 @@ mod tests {
             .map(|_| tokens.keep(request()).unwrap())
             .collect();
         assert_eq!(tokens.keep(request()), Err(TooMany));
-        for (at, _) in tokens.kept().values_mut() {
+        for (at, _) in tokens.kept().all.values_mut() {
             *at = at.checked_sub(LIFE).unwrap();
         }
-        assert_eq!(tokens.redeem("exec", &all[0]), None);
+        assert_eq!(tokens.redeem("exec", &all[0]), Redeemed::Unknown);
         tokens.keep(request()).unwrap();
-        assert_eq!(tokens.kept().len(), 1);
+        assert_eq!(tokens.kept().all.len(), 1);
     }
 
     #[test]

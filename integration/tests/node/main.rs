@@ -37,3 +37,4 @@ mod stats;
 mod streaming;
 mod telemetry;
 mod update;
+mod upgrade;

@@ -20,13 +20,13 @@ use tonic::Code;
 
 use crate::fixture::{OBEYS, Pod, Shell, assert_refused};
 
-const ALL: Wanted = Wanted {
+pub const ALL: Wanted = Wanted {
     stdin: true,
     stdout: true,
     stderr: true,
     tty: false,
 };
-const TTY: Wanted = Wanted {
+pub const TTY: Wanted = Wanted {
     stderr: false,
     tty: true,
     ..ALL
@@ -35,7 +35,7 @@ const TTY: Wanted = Wanted {
 /// A web server in the background, on the pod's loopback address only.
 const WEB: &str = "mkdir /web && echo it answers >/web/answer && httpd -p 127.0.0.1:7000 -h /web";
 
-async fn exec_url(
+pub async fn exec_url(
     node: &Node,
     container: &str,
     command: &[&str],
@@ -55,7 +55,7 @@ async fn exec_url(
     Ok(runtime.exec(request).await?.into_inner().url)
 }
 
-async fn attach_url(node: &Node, container: &str, wanted: Wanted) -> Result<String> {
+pub async fn attach_url(node: &Node, container: &str, wanted: Wanted) -> Result<String> {
     let request = cri::AttachRequest {
         container_id: container.to_owned(),
         tty: wanted.tty,
@@ -67,7 +67,7 @@ async fn attach_url(node: &Node, container: &str, wanted: Wanted) -> Result<Stri
 }
 
 /// Runs `client` in the node's network, where its URLs lead.
-fn inside<T: Send>(node: &Node, client: impl Future<Output = Result<T>> + Send) -> Result<T> {
+pub fn inside<T: Send>(node: &Node, client: impl Future<Output = Result<T>> + Send) -> Result<T> {
     tokio::task::block_in_place(|| {
         node.netns().enter(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -79,7 +79,7 @@ fn inside<T: Send>(node: &Node, client: impl Future<Output = Result<T>> + Send) 
     })
 }
 
-async fn rest(reader: &mut Option<StreamReader>) -> Vec<u8> {
+pub async fn rest(reader: &mut Option<StreamReader>) -> Vec<u8> {
     let mut all = Vec::new();
     if let Some(reader) = reader {
         while let Some(bytes) = reader.next().await {
@@ -218,7 +218,13 @@ async fn a_client_that_vanishes_takes_its_command_along() -> Result<()> {
 }
 
 /// A pod whose container has a stdin.
-async fn listener(shell: &Shell, name: &str, script: &str, tty: bool, once: bool) -> Result<Pod> {
+pub async fn listener(
+    shell: &Shell,
+    name: &str,
+    script: &str,
+    tty: bool,
+    once: bool,
+) -> Result<Pod> {
     let config = pod::sandbox(&shell.node, name);
     let id = shell.node.run_pod(&config).await?;
     let mut container = shell.container("main", script);

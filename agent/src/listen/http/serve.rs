@@ -1,9 +1,6 @@
 //! The HTTP server: few connections, small requests, short lives.
 
-use std::{
-    convert::Infallible, fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -15,6 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::Pages;
+use crate::listen::file::SocketFile;
 
 /// Connections at the same time on one listener: a few scrapers and probes.
 const MAX_CONNECTIONS: usize = 32;
@@ -34,9 +32,8 @@ const BUFFER: usize = 16 << 10;
 const RETRY: Duration = Duration::from_millis(200);
 
 pub(super) async fn unix(
-    listener: UnixListener,
-    path: PathBuf,
-    file: (u64, u64),
+    listener: Arc<UnixListener>,
+    file: Arc<SocketFile>,
     pages: Arc<Pages>,
     stop: CancellationToken,
 ) {
@@ -47,13 +44,11 @@ pub(super) async fn unix(
             Err(error) => pause("unix socket", &error).await,
         }
     }
-    let still_ours = fs::symlink_metadata(&path).is_ok_and(|m| (m.dev(), m.ino()) == file);
-    if still_ours && let Err(error) = fs::remove_file(&path) {
-        tracing::debug!(path = %path.display(), %error, "socket stays behind");
-    }
+    // Removed with the last who holds it.
+    drop(file);
 }
 
-pub(super) async fn tcp(listener: TcpListener, pages: Arc<Pages>, stop: CancellationToken) {
+pub(super) async fn tcp(listener: Arc<TcpListener>, pages: Arc<Pages>, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {

@@ -8,11 +8,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Addresses, MetricsFormat, Pages, serve};
+use super::{Listeners, MetricsFormat, Pages};
 
 struct House {
     _home: TempDir,
-    addresses: Addresses,
+    listeners: Listeners,
     ready: watch::Sender<bool>,
     stop: CancellationToken,
 }
@@ -29,19 +29,18 @@ impl House {
         );
         let socket = home.path().join("metrics.sock");
         let address = "127.0.0.1:0".parse().unwrap();
-        let addresses = serve(&socket, Some(address), pages, stop.clone())
-            .await
-            .unwrap();
+        let listeners = Listeners::open(&socket, Some(address)).await.unwrap();
+        listeners.serve(pages, &stop);
         Self {
             _home: home,
-            addresses,
+            listeners,
             ready,
             stop,
         }
     }
 
     async fn ask(&self, request: &str) -> String {
-        let stream = UnixStream::connect(&self.addresses.socket).await.unwrap();
+        let stream = UnixStream::connect(self.listeners.socket()).await.unwrap();
         talk(stream, request).await
     }
 
@@ -110,7 +109,7 @@ async fn what_names_objects_or_costs_time_is_not_told_over_tcp() {
     let house = House::open().await;
     assert!(house.get("/debug/tasks").await.contains("run-pod-sandbox"));
     for path in ["/debug/tasks", "/debug/pprof/profile?seconds=1"] {
-        let stream = TcpStream::connect(house.addresses.tcp.unwrap())
+        let stream = TcpStream::connect(house.listeners.tcp().unwrap())
             .await
             .unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
@@ -128,7 +127,7 @@ async fn a_profile_is_compressed_and_one_is_made_at_a_time() {
             .starts_with("HTTP/1.1 400")
     );
     let ask = async || {
-        let mut stream = UnixStream::connect(&house.addresses.socket).await.unwrap();
+        let mut stream = UnixStream::connect(house.listeners.socket()).await.unwrap();
         let request = "GET /debug/pprof/profile?seconds=2 HTTP/1.1\r\nHost: x\r\n\
                        Connection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -161,7 +160,7 @@ async fn other_methods_other_paths_and_long_headers_are_refused() {
 #[tokio::test]
 async fn a_client_that_says_nothing_whole_is_let_go() {
     let house = House::open().await;
-    let stream = UnixStream::connect(&house.addresses.socket).await.unwrap();
+    let stream = UnixStream::connect(house.listeners.socket()).await.unwrap();
     let answer = talk(stream, "GET /metrics HT").await;
     assert!(!answer.contains("200 OK"), "{answer}");
 }
@@ -169,18 +168,21 @@ async fn a_client_that_says_nothing_whole_is_let_go() {
 #[tokio::test]
 async fn the_socket_is_gone_after_the_end_and_a_taken_port_is_done_without() {
     let house = House::open().await;
-    let taken = house.addresses.tcp;
+    let taken = house.listeners.tcp();
     let home = tempfile::tempdir().unwrap();
     let (_sender, ready) = watch::channel(true);
     let pages = Pages::new(ready, |_| String::new(), || serde_json::Value::Null);
     let stop = CancellationToken::new();
-    let second = serve(&home.path().join("m.sock"), taken, pages, stop.clone())
+    let second = Listeners::open(&home.path().join("m.sock"), taken)
         .await
         .unwrap();
-    assert!(second.tcp.is_none() && second.socket.exists());
+    second.serve(pages, &stop);
+    let sockets = [second.socket(), house.listeners.socket()];
+    assert!(second.tcp().is_none() && sockets[0].exists());
     stop.cancel();
     house.stop.cancel();
-    while second.socket.exists() || house.addresses.socket.exists() {
+    drop((second, house.listeners));
+    while sockets.iter().any(|socket| socket.exists()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
