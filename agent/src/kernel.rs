@@ -7,11 +7,24 @@ use std::{
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use berth_cgroup::Layout;
-use berth_proto::berth::v1::KernelFeature;
-use berth_sys::probe::{self, OverlayLayers};
+use berth_engine::{PodRequest, Users};
+use berth_proto::{berth::v1::KernelFeature, shim::IdMapping};
+use berth_sys::{
+    mount,
+    probe::{self, OverlayLayers},
+};
+
+use crate::{
+    error::{Error, Result},
+    node::{Node, blocking},
+};
+
+/// Overlay with layers whose ids are mapped.
+const MAPPED_LAYERS: (u32, u32) = (5, 19);
 
 /// The oldest kernel that Berth is tested on; all before it that a feature needs is required.
 const OLDEST: &str = "6.1";
@@ -133,6 +146,62 @@ impl From<&Feature> for KernelFeature {
             instead: feature.instead.unwrap_or_default().to_owned(),
         }
     }
+}
+
+/// Why pods cannot have users of their own, if they cannot: tried out, since it depends on
+/// the kernel, on its settings and on the file system of the layers.
+pub(crate) async fn user_namespaces(node: &Arc<Node>) -> Option<String> {
+    if release().is_none_or(|release| release < MAPPED_LAYERS) {
+        return Some(format!(
+            "overlay takes layers with mapped ids from Linux {}.{} on",
+            MAPPED_LAYERS.0, MAPPED_LAYERS.1
+        ));
+    }
+    let problem = try_users(node).await.err().map(|error| error.sentence());
+    if let Some(problem) = &problem {
+        tracing::info!(problem, "pods cannot have users of their own");
+    }
+    problem
+}
+
+/// Makes a user namespace and maps the ids of the layers' file system to it.
+async fn try_users(node: &Arc<Node>) -> Result<()> {
+    let map = IdMapping {
+        inside: 0,
+        outside: 65_536,
+        count: 65_536,
+    };
+    let request = PodRequest {
+        // No pod's: ids of pods are hexadecimal.
+        id: "try-users".to_owned(),
+        users: Some(Users {
+            uids: vec![map],
+            gids: vec![map],
+        }),
+        ..PodRequest::default()
+    };
+    let made = node.launcher.create_pod(&request).await;
+    let tried = made
+        .map_err(|error| Error::internal("make a user namespace").with_source(error))
+        .map(|pod| pod.user);
+    let root = node.dirs.root.clone();
+    let outcome = match tried {
+        Ok(Some(users)) => {
+            blocking("map ids", move || {
+                let failed = |error| Error::io(format!("map the ids of {}", root.display()), error);
+                let directory = fs::File::open(&root).map_err(failed)?;
+                let tree = mount::clone_tree(&directory, c"", false).map_err(failed)?;
+                mount::map_ids(&tree, &users, false).map_err(failed)
+            })
+            .await
+        }
+        Ok(None) => Err(Error::internal("no user namespace came of it")),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = node.launcher.remove_pod(&request.id).await {
+        tracing::warn!(%error, "the namespace of a trial could not be unpinned");
+    }
+    outcome
 }
 
 /// The features as JSON, for the CRI's verbose status.

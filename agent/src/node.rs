@@ -79,11 +79,22 @@ pub(crate) struct Facts {
     pub(crate) warnings: Vec<String>,
     /// What the kernel has and lacks.
     pub(crate) kernel: Vec<Feature>,
+    /// Why pods cannot have users of their own; none inside if they can. Unknown before
+    /// the end of recovery.
+    pub(crate) user_namespaces: OnceLock<Option<String>>,
     /// What the start found without an owner and undid.
     pub(crate) undone: OnceLock<Findings>,
 }
 
 impl Facts {
+    /// Why pods cannot have users of their own, if they cannot.
+    pub(crate) fn no_user_namespaces(&self) -> Option<String> {
+        match self.user_namespaces.get() {
+            Some(problem) => problem.clone(),
+            None => Some("not known yet".to_owned()),
+        }
+    }
+
     /// By kind; nothing before the end of recovery.
     pub(crate) fn ledger_undone(&self) -> Findings {
         self.undone.get().cloned().unwrap_or_default()

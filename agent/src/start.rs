@@ -94,6 +94,8 @@ pub(crate) async fn start(
         node.metrics.ledger_findings(kind, undone.of(kind));
     }
     node.facts.undone.get_or_init(|| undone);
+    let users = kernel::user_namespaces(&node).await;
+    node.facts.user_namespaces.get_or_init(|| users);
     crate::berth::resume(&node);
     node.network.look().await;
     // An agent that is replaced leaves these to the one that follows.

@@ -121,6 +121,7 @@ fn build(
     };
     spec::build(&Inputs {
         config,
+        users: None,
         pod_namespaces: &of_pod,
         pod_privileged: true,
         pod_has_uts: true,

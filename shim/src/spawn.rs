@@ -5,7 +5,9 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
-use berth_proto::shim::{Failure, NamespacePlan, NamespaceTarget, Plan, namespace_target::Mode};
+use berth_proto::shim::{
+    Failure, IdMapping, NamespacePlan, NamespaceTarget, Plan, namespace_target::Mode,
+};
 use berth_sys::{
     clone::{self, Request, Side},
     credentials, message, namespace, process,
@@ -82,6 +84,16 @@ pub(crate) fn has_helper(plan: &Plan) -> bool {
     plan.namespaces
         .as_ref()
         .is_some_and(|all| joins(all.user.as_ref()) || joins(all.time.as_ref()))
+}
+
+/// Whether the overlay of the root must be mounted before a user namespace is entered:
+/// its markers are for the node's root alone.
+fn makes_root_outside(plan: &Plan) -> bool {
+    let layers = plan
+        .root
+        .as_ref()
+        .is_some_and(|root| !root.layers.is_empty());
+    layers && mode_of(plan, |all| all.user.as_ref()) == Mode::Join
 }
 
 /// Makes a time namespace for the children of the shim: its clocks can only be set
@@ -168,7 +180,12 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
     let cgroup = group.map(|slot| slots.get(slot)).transpose()?;
     let helped = has_helper(plan);
     let request = Request {
-        flags: if helped { parent } else { flags | parent },
+        flags: match (helped, makes_root_outside(plan)) {
+            (false, _) => flags | parent,
+            (true, false) => parent,
+            // What is mounted on the way stays with the helper.
+            (true, true) => parent | libc::CLONE_NEWNS as u64,
+        },
         cgroup,
     };
     // SAFETY: the line above proved that there is one thread.
@@ -181,7 +198,7 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
             if helped {
                 help(plan, namespaces, flags, slots, inside, &theirs)
             }
-            init::run(plan, slots, inside, &theirs)
+            init::run(plan, slots, inside, &theirs, None)
         }
         Side::Parent { pid, pidfd } => {
             drop((theirs, inside));
@@ -201,7 +218,7 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
             };
             let new_users = has_new_users(plan);
             let mapped = if new_users {
-                write_maps(pid, namespaces)
+                write_maps(pid, &namespaces.uid_mappings, &namespaces.gid_mappings)
             } else {
                 Ok(())
             };
@@ -256,8 +273,13 @@ fn help(
     inside: Option<Inside>,
     handshake: &OwnedFd,
 ) -> ! {
-    let cloned = (|| -> Result<Side, Failure> {
+    let cloned = (|| -> Result<(Side, Option<OwnedFd>), Failure> {
         init::join::groups(plan, slots)?;
+        let root = if makes_root_outside(plan) {
+            Some(init::rootfs::make_outside(plan, slots)?)
+        } else {
+            None
+        };
         join_outside(namespaces, slots)?;
         for (target, flag, name) in [
             (&namespaces.time, libc::CLONE_NEWTIME, "time"),
@@ -277,11 +299,12 @@ fn help(
         // SAFETY: this process is a clone of a single-threaded one and has made no thread.
         #[allow(unsafe_code, reason = "cloning is what this file is for")]
         let side = unsafe { clone::clone3(request) };
-        side.step("clone", || "cloning the init".to_owned())
+        let side = side.step("clone", || "cloning the init".to_owned())?;
+        Ok((side, root))
     })();
     match cloned {
-        Ok(Side::Child) => init::run(plan, slots, inside, handshake),
-        Ok(Side::Parent { pidfd, .. }) => {
+        Ok((Side::Child, root)) => init::run(plan, slots, inside, handshake, root),
+        Ok((Side::Parent { pidfd, .. }, _)) => {
             let told = child::say_ready(handshake, &[pidfd.as_raw_fd()], &[]);
             process::exit_now(i32::from(told.is_err()))
         }
@@ -330,11 +353,8 @@ fn join_outside(namespaces: &NamespacePlan, slots: &Slots) -> Result<(), Failure
 
 /// Maps the ids of a new user namespace. As root nothing has to be given up for the
 /// groups (user_namespaces(7)).
-fn write_maps(pid: i32, namespaces: &NamespacePlan) -> Result<(), Failure> {
-    for (file, maps) in [
-        ("uid_map", &namespaces.uid_mappings),
-        ("gid_map", &namespaces.gid_mappings),
-    ] {
+pub(crate) fn write_maps(pid: i32, uids: &[IdMapping], gids: &[IdMapping]) -> Result<(), Failure> {
+    for (file, maps) in [("uid_map", uids), ("gid_map", gids)] {
         let lines = maps
             .iter()
             .map(|map| format!("{} {} {}\n", map.inside, map.outside, map.count));

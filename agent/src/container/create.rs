@@ -36,7 +36,7 @@ use crate::{
     node::{Directories, Node, blocking, now},
     operation::{Context, Fingerprint, Request, Value, Verb},
     sandbox::Sandbox,
-    spec::{self, Built, PodFiles},
+    spec::{self, Built, PodFiles, Users},
     store::{Change, ContainerRecord, Effect, ImageRecord, MadeBy, SandboxRecord, User},
 };
 
@@ -136,6 +136,7 @@ async fn build(
     context.enter(Phase::Validate, "")?;
     check(&config)?;
     let pod = sandbox.record();
+    let pod_users = users_of(&pod)?;
     if !pod.state.is_ready() || pod.removing {
         return Err(Error::precondition(format!(
             "pod sandbox {} is not ready",
@@ -252,6 +253,7 @@ async fn build(
         ..process
     };
     let opening = Opening {
+        users: pod_users,
         root: node.dirs.root.clone(),
         shim_dir,
         log: PathBuf::from(&container.record().log_path),
@@ -507,9 +509,11 @@ impl Inputs {
         let layers = self.layers();
         let volumes = node.dirs.container(&self.id).join(files::VOLUMES);
         let host_network = namespaces.network() == NamespaceMode::Node;
+        let users = users_of(&self.pod)?;
         let built = spec::build(&spec::Inputs {
             config: &self.config,
             pod_namespaces: &namespaces,
+            users: users.as_ref(),
             pod_privileged: security.privileged,
             pod_has_uts: !host_network || !self.pod.config.hostname.is_empty(),
             hostname: hostname.trim(),
@@ -633,6 +637,8 @@ fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Vec<u8>> {
 
 /// Where to open what a plan's slots hold.
 struct Opening {
+    /// Of the pod, if they are not the node's.
+    users: Option<Users>,
     root: PathBuf,
     shim_dir: PathBuf,
     log: PathBuf,
@@ -664,15 +670,27 @@ impl Opening {
         let mut fds = Vec::new();
         for slot in output.slots {
             fds.push(match slot {
-                Slot::StateTree => tree(&self.root, false, 0)?,
+                Slot::StateTree => {
+                    let tree = tree(&self.root, false, 0)?;
+                    if self.users.is_some() {
+                        // Layers and writable layer alike: on disk the files of every
+                        // container have the numbers that it sees itself.
+                        map_ids(&tree, &pod, false, &self.root)?;
+                    }
+                    tree
+                }
                 Slot::Bind {
                     source,
                     recursive,
                     propagation,
-                    idmap: None,
-                } => tree(&source, recursive, propagation)?,
-                Slot::Bind { idmap: Some(_), .. } => {
-                    return Err(Error::internal("mounts with mapped ids are not planned"));
+                    idmap,
+                } => {
+                    let tree = tree(&source, recursive, propagation)?;
+                    if let Some(maps) = idmap {
+                        // There are no others: the specification has checked them.
+                        map_ids(&tree, &pod, maps.recursive, &source)?;
+                    }
+                    tree
                 }
                 Slot::PodShm => take(&mut pod.shm, "shared memory")?,
                 Slot::PodNamespace(kind) => match kind {
@@ -680,10 +698,14 @@ impl Opening {
                     NamespaceKind::Ipc => take(&mut pod.ipc, "IPC namespace")?,
                     NamespaceKind::Uts => take(&mut pod.uts, "UTS namespace")?,
                     NamespaceKind::Pid => take(&mut pod.pid, "PID namespace")?,
-                    NamespaceKind::Cgroup
-                    | NamespaceKind::User
-                    | NamespaceKind::Time
-                    | NamespaceKind::Mount => {
+                    // Mounts need it as well.
+                    NamespaceKind::User => pod
+                        .user
+                        .as_ref()
+                        .ok_or_else(|| Error::precondition("the pod has no users of its own"))?
+                        .try_clone()
+                        .map_err(|error| Error::io("duplicate a namespace", error))?,
+                    NamespaceKind::Cgroup | NamespaceKind::Time | NamespaceKind::Mount => {
                         let what = format!("a pod has no {} namespace", kind.name());
                         return Err(Error::internal(what));
                     }
@@ -712,6 +734,30 @@ impl Opening {
         }
         Ok((output.plan, fds))
     }
+}
+
+/// Lets the pod's users stand for those of the files in `tree`, which nobody can reach yet.
+fn map_ids(tree: &OwnedFd, pod: &PodDescriptors, recursive: bool, path: &Path) -> Result<()> {
+    let users = pod
+        .user
+        .as_ref()
+        .ok_or_else(|| Error::precondition("the pod has no users of its own"))?;
+    mount::map_ids(tree, users, recursive).map_err(|error| {
+        let what = format!("map the ids of {}", path.display());
+        match error.raw_os_error() {
+            Some(libc::EINVAL) => Error::precondition(what)
+                .with_source(error)
+                .with_remedy("its file system cannot, or it is mapped already"),
+            _ => Error::io(what, error),
+        }
+    })
+}
+
+/// The users of a pod, if they are not the node's.
+fn users_of(pod: &SandboxRecord) -> Result<Option<Users>> {
+    let linux = pod.config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    Ok(Users::of(&security.namespace_options.unwrap_or_default())?)
 }
 
 fn take(fd: &mut Option<OwnedFd>, what: &str) -> Result<OwnedFd> {

@@ -57,11 +57,9 @@ impl RuntimeService for Runtime {
             .handler_names()
             .map(|name| cri::RuntimeHandler {
                 name: name.to_owned(),
-                // What is not advertised is not asked for: read-only recursive mounts
-                // work, user namespaces come later.
                 features: Some(cri::RuntimeHandlerFeatures {
                     recursive_read_only_mounts: true,
-                    user_namespaces: false,
+                    user_namespaces: node.facts.no_user_namespaces().is_none(),
                 }),
             })
             .collect();
@@ -81,7 +79,9 @@ impl RuntimeService for Runtime {
             runtime_handlers: handlers,
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                ..cri::RuntimeFeatures::default()
+                // A user of a pod has no say in the node's network, nor in its sysfs.
+                user_namespaces_host_network: false,
+                mount_options: true,
             }),
         }))
     }

@@ -21,6 +21,7 @@ use crate::{
     ids::{Process, SandboxId},
     node::{Node, blocking, now},
     operation::{Context, Fingerprint, Request, Value, Verb},
+    spec::Users,
     store::{Change, Durability, Effect, MadeBy, SandboxRecord},
 };
 
@@ -60,6 +61,7 @@ struct Plan {
     hostname: String,
     cgroup_parent: String,
     options: NamespaceOption,
+    users: Option<Users>,
     sysctls: Vec<(String, String)>,
 }
 
@@ -108,12 +110,20 @@ impl Plan {
         }
         let options = security.namespace_options.clone().unwrap_or_default();
         check_namespaces(&options)?;
+        let users = Users::of(&options)?;
+        if users.is_some()
+            && let Some(problem) = node.facts.no_user_namespaces()
+        {
+            return Err(Error::precondition(format!(
+                "userns_options POD, but this node has no user namespaces for pods: {problem}"
+            )));
+        }
         let host_network = options.network() == NamespaceMode::Node;
         if config.port_mappings.iter().any(|port| port.host_port > 0) && !host_network {
             return Err(Error::unimplemented("host ports are not supported yet")
                 .with_remedy("use the pod's address, or the node's network"));
         }
-        let sysctls = check_sysctls(&linux.sysctls, &options)?;
+        let sysctls = check_sysctls(&linux.sysctls, &options, users.as_ref())?;
         let hostname = files::hostname(&config.hostname, &metadata.name, host_network)?;
         let cgroup_parent = match linux.cgroup_parent.as_str() {
             "" => node.config.cgroup_parent().to_owned(),
@@ -127,6 +137,7 @@ impl Plan {
             hostname,
             cgroup_parent,
             options,
+            users,
             sysctls,
             config,
         })
@@ -163,24 +174,14 @@ fn check_namespaces(options: &NamespaceOption) -> Result<()> {
             "namespace_options.pid TARGET is for containers only",
         ));
     }
-    let users = options.userns_options.clone().unwrap_or_default();
-    match users.mode() {
-        NamespaceMode::Node => Ok(()),
-        // The message's default, with nothing else said: no user namespace is meant.
-        NamespaceMode::Pod if options.userns_options.is_none() => Ok(()),
-        NamespaceMode::Pod => Err(Error::unimplemented(
-            "user namespaces are not supported yet",
-        )),
-        NamespaceMode::Container | NamespaceMode::Target => {
-            Err(Error::invalid("userns_options.mode must be POD or NODE"))
-        }
-    }
+    Ok(())
 }
 
 /// Kernel parameters that belong to a namespace; anything else would change the node.
 fn check_sysctls(
     given: &std::collections::BTreeMap<String, String>,
     options: &NamespaceOption,
+    users: Option<&Users>,
 ) -> Result<Vec<(String, String)>> {
     const IPC: [&str; 10] = [
         "kernel.msgmax",
@@ -222,12 +223,14 @@ fn check_sysctls(
     }
     // Unprivileged programs may use every port and ping in a network of their own.
     if options.network() == NamespaceMode::Pod {
+        // Groups that there are not cannot be named.
+        let last = users.map_or(2_147_483_647, |users| users.groups() - 1);
         for (name, value) in [
-            ("net.ipv4.ip_unprivileged_port_start", "0"),
-            ("net.ipv4.ping_group_range", "0 2147483647"),
+            ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+            ("net.ipv4.ping_group_range", format!("0 {last}")),
         ] {
             if !sysctls.iter().any(|(given, _)| given == name) {
-                sysctls.insert(0, (name.to_owned(), value.to_owned()));
+                sysctls.insert(0, (name.to_owned(), value));
             }
         }
     }
@@ -422,6 +425,10 @@ fn pod_request(node: &Node, plan: &Plan, id: &SandboxId) -> PodRequest {
         hostname: plan.hostname.clone(),
         sysctls: plan.sysctls.clone(),
         shm_bytes: if own_ipc { node.config.shm_bytes() } else { 0 },
+        users: plan.users.as_ref().map(|users| {
+            let (uids, gids) = users.maps();
+            berth_engine::Users { uids, gids }
+        }),
     }
 }
 

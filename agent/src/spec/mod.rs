@@ -18,6 +18,7 @@ mod signal;
 #[cfg(test)]
 mod tests;
 mod user;
+mod users;
 
 use std::{
     io,
@@ -37,6 +38,7 @@ pub(crate) use self::{
     security::default_capabilities,
     signal::cri_signal,
     user::User,
+    users::Users,
 };
 
 /// Stands for the pod in the paths of a specification; nothing is there. A plan made
@@ -123,6 +125,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) config: &'a ContainerConfig,
     /// Of the pod sandbox.
     pub(crate) pod_namespaces: &'a NamespaceOption,
+    /// Its users, if they are not the node's.
+    pub(crate) users: Option<&'a Users>,
     pub(crate) pod_privileged: bool,
     /// Whether the pod has a UTS namespace of its own.
     pub(crate) pod_has_uts: bool,
@@ -239,6 +243,13 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
     .set_readonly_paths(Some(readonly))
     .set_seccomp(filter)
     .set_rootfs_propagation(mounts::root_propagation(&config.mounts));
+    if let Some(users) = inputs.users {
+        let (uids, gids) = users.oci();
+        host.set_uid_mappings(Some(uids))
+            .set_gid_mappings(Some(gids));
+        provenance.set("linux.uidMappings", Source::Cri);
+        provenance.set("linux.gidMappings", Source::Cri);
+    }
 
     let mut root = Root::default();
     root.set_path("rootfs".into())

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use berth_proto::cri::{
-    LinuxContainerSecurityContext, Mount as Asked, MountPropagation, NamespaceMode,
+    LinuxContainerSecurityContext, Mount as Asked, MountPropagation, NamespaceMode, UserNamespace,
 };
 use oci_spec::runtime::Mount;
 
@@ -11,6 +11,7 @@ use super::{
     Inputs, POD_DIR,
     error::{Result, SpecError},
     provenance::{Provenance, Source},
+    users::Users,
 };
 
 /// All mounts, parents before what lies below them, and how many of them are
@@ -71,11 +72,13 @@ pub(super) fn mounts(
             )));
         }
         provenance.set(format!("mounts[{}]", destination.display()), Source::Image);
-        list.push(bind(
+        let mut volume = bind(
             &(inputs.volume)(volumes),
             &destination,
             &["rbind", "rprivate"],
-        ));
+        );
+        map_ids(&mut volume, inputs);
+        list.push(volume);
         volumes += 1;
     }
     list.extend(asked);
@@ -122,10 +125,17 @@ fn requested(mount: &Asked, inputs: &Inputs<'_>) -> Result<Mount> {
         )));
     }
     let destination = inside("mounts.container_path", at)?;
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(SpecError::unimplemented(format!(
-            "mount at {at:?}: id mappings are not supported yet"
-        )));
+    let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if mapped {
+        let asked = UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: mount.uid_mappings.clone(),
+            gids: mount.gid_mappings.clone(),
+        };
+        Users::check(inputs.users, Some(&asked)).map_err(|error| {
+            SpecError::invalid(format!("mount at {at:?}: uidMappings and gidMappings"))
+                .with_source(error)
+        })?;
     }
     if mount.selinux_relabel && inputs.node.selinux {
         return Err(SpecError::unimplemented(format!(
@@ -155,7 +165,21 @@ fn requested(mount: &Asked, inputs: &Inputs<'_>) -> Result<Mount> {
             }
         }
     }
-    Ok(bind(Path::new(&mount.host_path), &destination, &options))
+    let mut made = bind(Path::new(&mount.host_path), &destination, &options);
+    if mapped {
+        map_ids(&mut made, inputs);
+    }
+    Ok(made)
+}
+
+/// Whoever owns a file on the node owns it in the pod, whose users have other numbers.
+fn map_ids(mount: &mut Mount, inputs: &Inputs<'_>) {
+    if let Some(users) = inputs.users {
+        let (uids, gids) = users.oci();
+        mount
+            .set_uid_mappings(Some(uids))
+            .set_gid_mappings(Some(gids));
+    }
 }
 
 fn access(mount: &Asked, propagation: &str, node_can: bool) -> Result<Option<&'static str>> {
@@ -228,7 +252,9 @@ fn defaults(inputs: &Inputs<'_>, context: &LinuxContainerSecurityContext) -> Vec
         let mut options = vec!["rbind", "rprivate"];
         // A root that cannot be written has no writable files in it.
         options.extend(context.readonly_rootfs.then_some("ro"));
-        list.push(bind(source, Path::new(destination), &options));
+        let mut file = bind(source, Path::new(destination), &options);
+        map_ids(&mut file, inputs);
+        list.push(file);
     }
     list
 }

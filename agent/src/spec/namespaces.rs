@@ -9,6 +9,7 @@ use super::{
     Inputs, POD_DIR,
     error::{Result, SpecError},
     provenance::{Provenance, Source},
+    users::Users,
 };
 
 /// Absent means the node's; with a path, the pod's; without one, its own.
@@ -19,13 +20,7 @@ pub(super) fn namespaces(
 ) -> Result<Vec<LinuxNamespace>> {
     let asked = context.namespace_options.clone().unwrap_or_default();
     let pod = inputs.pod_namespaces;
-    let users = asked.userns_options.clone().unwrap_or_default();
-    if !users.uids.is_empty() || !users.gids.is_empty() {
-        return Err(
-            SpecError::unimplemented("user namespaces are not supported yet")
-                .with_remedy("leave userns_options out, or use NODE"),
-        );
-    }
+    Users::check(inputs.users, asked.userns_options.as_ref())?;
     if asked.pid() != NamespaceMode::Target && !asked.target_id.is_empty() {
         return Err(SpecError::invalid(format!(
             "namespace_options.target_id {:?} without pid TARGET",
@@ -33,6 +28,9 @@ pub(super) fn namespaces(
         )));
     }
     let mut list = vec![of(LinuxNamespaceType::Mount, None)];
+    if inputs.users.is_some() {
+        list.push(of(LinuxNamespaceType::User, Some("user")));
+    }
     // Network, IPC and host name always follow the pod.
     for (mode, kind, name) in [
         (pod.network(), LinuxNamespaceType::Network, "net"),

@@ -103,6 +103,7 @@ impl Case {
         };
         build(&Inputs {
             config: &config,
+            users: None,
             pod_namespaces: &self.pod,
             pod_privileged: self.pod_privileged,
             pod_has_uts: true,

@@ -13,8 +13,8 @@ use std::{
 };
 
 use berth_proto::shim::{
-    CreatePod, Launch, ListPods, OpenPod, PodNamespaces, RemovePod, Sysctl, request::Verb,
-    response::Body,
+    CreatePod, IdMapping, Launch, ListPods, OpenPod, PodNamespaces, RemovePod, Sysctl,
+    request::Verb, response::Body,
 };
 use berth_sys::message;
 use tokio::{process::Child, sync::Mutex};
@@ -59,6 +59,18 @@ pub struct PodRequest {
     pub sysctls: Vec<(String, String)>,
     /// Bytes of /dev/shm; 0 for none.
     pub shm_bytes: u64,
+    /// Users and groups of a user namespace that owns the other namespaces; none for the
+    /// host's. User and group 0 must be among them.
+    pub users: Option<Users>,
+}
+
+/// Maps of a user namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    /// Of users.
+    pub uids: Vec<IdMapping>,
+    /// Of groups.
+    pub gids: Vec<IdMapping>,
 }
 
 /// Descriptors of a pod; `None` where it uses the host's.
@@ -72,6 +84,8 @@ pub struct PodDescriptors {
     pub uts: Option<OwnedFd>,
     /// PID namespace.
     pub pid: Option<OwnedFd>,
+    /// User namespace.
+    pub user: Option<OwnedFd>,
     /// A detached tree of its /dev/shm.
     pub shm: Option<OwnedFd>,
     /// Of the init of a shared PID namespace; 0 if there is none.
@@ -144,6 +158,7 @@ impl Launcher {
     /// # Errors
     /// [`Error::Remote`] with the step that failed; nothing is left then.
     pub async fn create_pod(&self, pod: &PodRequest) -> Result<PodDescriptors, Error> {
+        let users = pod.users.clone().unwrap_or_default();
         let verb = Verb::CreatePod(CreatePod {
             id: pod.id.clone(),
             new_net: pod.net,
@@ -161,6 +176,8 @@ impl Launcher {
                 .collect(),
             shm_bytes: pod.shm_bytes,
             cgroup_slots: Vec::new(),
+            uid_mappings: users.uids,
+            gid_mappings: users.gids,
         });
         match self.call("CreatePod", verb, &[]).await? {
             (Body::Pod(pod), fds) => Ok(descriptors(&pod, fds)),
@@ -329,6 +346,7 @@ fn descriptors(pod: &PodNamespaces, fds: Vec<OwnedFd>) -> PodDescriptors {
         uts: take(pod.uts),
         pid: take(pod.pid),
         shm: take(pod.shm),
+        user: take(pod.user),
         init_pid: pod.init_pid,
     }
 }

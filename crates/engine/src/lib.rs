@@ -16,7 +16,7 @@ mod shim;
 pub use connection::{Connection, Event};
 pub use detached::{DetachedExec, DetachedTarget, exec_detached, launch_detached};
 pub use error::Error;
-pub use launcher::{Launcher, PodDescriptors, PodRequest};
+pub use launcher::{Launcher, PodDescriptors, PodRequest, Users};
 pub use program::{Program, ProgramSource};
 pub use record::read_exit_record;
 pub use shim::{CreatedContainer, ExecStreams, Listener, Shim, ShimProcess};

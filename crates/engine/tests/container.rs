@@ -425,6 +425,7 @@ async fn a_pod_keeps_its_namespaces_while_launchers_come_and_go() {
         hostname: "pod".to_owned(),
         sysctls: vec![("net.ipv4.ip_forward".to_owned(), "1".to_owned())],
         shm_bytes: 1 << 20,
+        users: None,
     };
     let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
     let first = house.launcher.create_pod(&request).await.unwrap();

@@ -276,7 +276,10 @@ fn idmap(
     if options.idmap.is_none() && !has_mappings(mount) {
         return Ok(None);
     }
-    if !inputs.io.given {
+    let pods = namespaces
+        .user
+        .is_some_and(|target| target.mode() == Mode::Join);
+    if !inputs.io.given && !pods {
         let reason = format!("mapped ids of {destination}");
         return Err(PlanError::unsupported("mounts.options", reason));
     }

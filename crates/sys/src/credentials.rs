@@ -135,6 +135,32 @@ pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     Ok(())
 }
 
+/// Sets the ids that files are made with and looked up by, and nothing else: what the
+/// process may do stays as it is.
+///
+/// # Errors
+/// EPERM where the kernel does not let it.
+pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // Both return the former id, whether they succeeded or not, so each is asked twice.
+    // SAFETY: integers only.
+    let change = |call: libc::c_long, id: u32| unsafe {
+        libc::syscall(call, id);
+        libc::syscall(call, id)
+    };
+    for (call, id) in [(libc::SYS_setfsgid, gid), (libc::SYS_setfsuid, uid)] {
+        if change(call, id) != libc::c_long::from(id) {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+    }
+    // The kernel takes the capabilities about files away with user 0.
+    let all = available_capabilities();
+    set_capabilities(&Capabilities {
+        effective: all,
+        permitted: all,
+        ..Capabilities::default()
+    })
+}
+
 /// Sets soft and hard limit of `resource` (RLIMIT_*).
 ///
 /// # Errors

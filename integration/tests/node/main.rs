@@ -38,3 +38,4 @@ mod streaming;
 mod telemetry;
 mod update;
 mod upgrade;
+mod users;

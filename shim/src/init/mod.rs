@@ -12,7 +12,7 @@ mod hooks;
 pub(crate) mod join;
 mod masks;
 mod mounts;
-mod rootfs;
+pub(crate) mod rootfs;
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -36,8 +36,15 @@ use crate::{
     wire::{Slots, Step as _, invalid, system},
 };
 
-/// Never returns: either the program runs or the parent has been told why not.
-pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent: &OwnedFd) -> ! {
+/// Never returns: either the program runs or the parent has been told why not. `root` is
+/// the container's, if it had to be made before.
+pub(crate) fn run(
+    plan: &Plan,
+    slots: &mut Slots,
+    inside: Option<Inside>,
+    parent: &OwnedFd,
+    root: Option<OwnedFd>,
+) -> ! {
     let preserved = match Preserved::take(slots, &plan.preserve_slots) {
         Ok(preserved) => preserved,
         Err(failure) => child::give_up(parent, &failure),
@@ -47,7 +54,7 @@ pub(crate) fn run(plan: &Plan, slots: &mut Slots, inside: Option<Inside>, parent
         Ok(parent) => parent,
         Err(error) => child::give_up(parent, &system("clone", "moving the handshake", &error)),
     };
-    let failure = match set_up(plan, slots, inside, &parent) {
+    let failure = match set_up(plan, slots, inside, &parent, root) {
         Ok((process, program, labels)) => {
             let state = child::await_go(&parent);
             match hooks::run("startContainer", &plan.start_container_hooks, &state) {
@@ -96,6 +103,7 @@ fn set_up<'plan>(
     slots: &mut Slots,
     inside: Option<Inside>,
     parent: &OwnedFd,
+    root: Option<OwnedFd>,
 ) -> Result<(&'plan ProcessPlan, Program, Labels), Failure> {
     let process = plan
         .process
@@ -135,7 +143,7 @@ fn set_up<'plan>(
     let (cwd, console, labels) = if spawn::joins_mounts(plan) {
         enter_mounts(plan, process, slots)?
     } else {
-        make_root(plan, process, slots, &state)?
+        make_root(plan, process, slots, &state, root)?
     };
     let notes = steps::apply_limits(process)?;
     let size = (process.terminal_rows, process.terminal_columns);
@@ -161,11 +169,15 @@ fn make_root(
     process: &ProcessPlan,
     slots: &mut Slots,
     state: &[u8],
+    made: Option<OwnedFd>,
 ) -> Result<Rooted, Failure> {
     // While /proc is the shim's.
     let here = std::fs::File::open("/").step("exec", || "/".to_owned())?;
     let labels = Labels::open(process, &here)?;
-    let root = rootfs::assemble(plan, slots)?;
+    let root = match made {
+        Some(made) => rootfs::stage_made(plan, made)?,
+        None => rootfs::assemble(plan, slots)?,
+    };
     mounts::attach_all(&plan.mounts, &root, slots)?;
     devices::make(plan, &root)?;
     let console = if plan.terminal {

@@ -6,8 +6,9 @@ use std::{
     path::Path,
 };
 
-use berth_proto::shim::{Failure, Plan, RootPlan};
+use berth_proto::shim::{Failure, IdMapping, Plan, RootPlan};
 use berth_sys::{
+    credentials,
     mount::{self, FsContext, attr},
     resolve::{self, Scope},
 };
@@ -21,25 +22,66 @@ const STAGING: &str = "/mnt";
 
 /// Mounts the root and returns a descriptor of it.
 pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
-    let root = plan
-        .root
-        .as_ref()
-        .ok_or_else(|| invalid("the plan has no root"))?;
-    let tree = slots.get(root.tree_slot)?;
-    let mount = match (root.layers.as_slice(), root.upper.as_str()) {
-        // The tree is the root itself, with what is mounted below it.
-        ([], "") => whole(tree)?,
-        ([only], "") => bind(tree, only)?,
-        (_, "") => overlay(root, tree, false)?,
-        _ => overlay(root, tree, true)?,
+    stage_made(plan, make(plan, slots)?)
+}
+
+/// Makes the root for somebody who will be in another user namespace, and leaves nothing
+/// of it in this mount namespace.
+pub(crate) fn make_outside(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
+    // Overlay works on its layers as who has mounted it, and must be somebody whom the
+    // mapping of their ids knows: the root of the user namespace.
+    let namespaces = plan.namespaces.as_ref();
+    let root_of = |maps: Option<&Vec<IdMapping>>| {
+        let maps = maps.into_iter().flatten();
+        maps.filter(|map| map.inside == 0)
+            .map(|map| map.outside)
+            .next()
+            .ok_or_else(|| invalid("the user namespace has no root"))
     };
-    let staging = match root.staging.as_str() {
+    let uid = root_of(namespaces.map(|all| &all.uid_mappings))?;
+    let gid = root_of(namespaces.map(|all| &all.gid_mappings))?;
+    let what = || "making files as the root of the user namespace".to_owned();
+    credentials::set_fs_ids(uid, gid).step("rootfs", what)?;
+    let root = make(plan, slots)?;
+    credentials::set_fs_ids(0, 0).step("rootfs", what)?;
+    match mount::unmount(c"/mnt", libc::MNT_DETACH) {
+        // EINVAL: nothing had to be attached there.
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Err(system(
+            "rootfs",
+            "detaching the tree of the layers".to_owned(),
+            &error,
+        )),
+        _ => Ok(root),
+    }
+}
+
+/// Attaches a root that is made where it is pivoted into.
+pub(super) fn stage_made(plan: &Plan, mount: OwnedFd) -> Result<OwnedFd, Failure> {
+    let staging = match plan_of(plan)?.staging.as_str() {
         "" => STAGING,
         given => given,
     };
     let staging = std::fs::File::open(staging).step("rootfs", || staging.to_owned())?;
     mount::attach(&mount, &staging).step("rootfs", || "attaching the root".to_owned())?;
     Ok(mount)
+}
+
+fn plan_of(plan: &Plan) -> Result<&RootPlan, Failure> {
+    plan.root
+        .as_ref()
+        .ok_or_else(|| invalid("the plan has no root"))
+}
+
+fn make(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
+    let root = plan_of(plan)?;
+    let tree = slots.get(root.tree_slot)?;
+    match (root.layers.as_slice(), root.upper.as_str()) {
+        // The tree is the root itself, with what is mounted below it.
+        ([], "") => whole(tree),
+        ([only], "") => bind(tree, only),
+        (_, "") => overlay(root, tree, false),
+        _ => overlay(root, tree, true),
+    }
 }
 
 /// A directory of the tree as the root.

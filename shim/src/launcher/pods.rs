@@ -13,7 +13,7 @@ use std::{
 use berth_proto::shim::{CreatePod, Failure, PodList, PodNamespaces, response::Body};
 use berth_sys::{
     clone::{self, Request, Side},
-    message,
+    credentials, message,
     mount::{self, FsContext, attr},
     namespace, process,
 };
@@ -23,6 +23,7 @@ use super::pod_init;
 use crate::{
     child::{self, Word},
     init::join,
+    spawn,
     wire::{Answer, Slots, Step as _, invalid, system},
 };
 
@@ -84,6 +85,9 @@ fn make(pod: &CreatePod, dir: &Path, groups: Vec<OwnedFd>) -> Result<(), Failure
             flags |= flag as u64;
         }
     }
+    if !pod.uid_mappings.is_empty() {
+        flags |= libc::CLONE_NEWUSER as u64;
+    }
     if flags != 0 {
         make_namespaces(pod, flags, dir, groups)?;
     }
@@ -120,21 +124,30 @@ fn make_namespaces(
     match side.step("netns", || "cloning namespaces".to_owned())? {
         Side::Child => {
             drop(ours);
-            match prepare(pod, groups) {
+            match prepare(pod, groups, &theirs) {
                 Ok(()) => live_on(pod, theirs),
                 Err(failure) => child::give_up(&theirs, &failure),
             }
         }
         Side::Parent { pid, pidfd } => {
             drop((theirs, groups));
-            let pinned = match child::listen(&ours, LIMIT_MS)
-                .step("netns", || "waiting for the namespaces".to_owned())?
-            {
-                Word::Ready(..) => pin(pod, pid, dir)
-                    .step("netns", || format!("pinning the namespaces of {}", pod.id)),
-                Word::Failed(failure) => Err(failure),
-                Word::End | Word::Listener(_) => Err(child::died("netns")),
+            let mapped = if pod.uid_mappings.is_empty() {
+                Ok(())
+            } else {
+                spawn::write_maps(pid, &pod.uid_mappings, &pod.gid_mappings).and_then(|()| {
+                    child::say_go(&ours).step("netns", || "waking the child".to_owned())
+                })
             };
+            let pinned = mapped.and_then(|()| {
+                match child::listen(&ours, LIMIT_MS)
+                    .step("netns", || "waiting for the namespaces".to_owned())?
+                {
+                    Word::Ready(..) => pin(pod, pid, dir)
+                        .step("netns", || format!("pinning the namespaces of {}", pod.id)),
+                    Word::Failed(failure) => Err(failure),
+                    Word::End | Word::Listener(_) => Err(child::died("netns")),
+                }
+            });
             let pinned = pinned.and_then(|()| {
                 if pod.new_pid {
                     let what = || "waiting for the pod's init to seclude itself".to_owned();
@@ -163,9 +176,15 @@ fn make_namespaces(
 }
 
 /// In the new namespaces.
-fn prepare(pod: &CreatePod, groups: Vec<OwnedFd>) -> Result<(), Failure> {
+fn prepare(pod: &CreatePod, groups: Vec<OwnedFd>, parent: &OwnedFd) -> Result<(), Failure> {
     for file in groups {
         join::move_self(file).step("cgroup", || "entering the pod's groups".to_owned())?;
+    }
+    if !pod.uid_mappings.is_empty() {
+        // The parent writes the maps.
+        child::await_go(parent);
+        credentials::set_ids(0, 0, &[])
+            .step("netns", || "becoming root of the user namespace".to_owned())?;
     }
     if pod.new_uts {
         namespace::sethostname(pod.hostname.as_bytes())
@@ -196,6 +215,7 @@ fn pin(pod: &CreatePod, pid: i32, dir: &Path) -> io::Result<()> {
         (pod.new_ipc, "ipc"),
         (pod.new_uts, "uts"),
         (pod.new_pid, "pid"),
+        (!pod.uid_mappings.is_empty(), "user"),
     ] {
         if new {
             let target = File::create(dir.join(name))?;
@@ -245,6 +265,7 @@ fn open_at(dir: &Path, existed: bool) -> Result<Answer, Failure> {
         uts: add("uts")?,
         pid: add("pid")?,
         shm: add("shm")?,
+        user: add("user")?,
         init_pid: living_init(dir).unwrap_or(0),
         existed,
     };
