@@ -143,11 +143,9 @@ pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     // Both return the former id, whether they succeeded or not, so each is asked twice.
     // SAFETY: integers only.
-    let change = |call: libc::c_long, id: u32| unsafe {
-        libc::syscall(call, id);
-        libc::syscall(call, id)
-    };
+    let change = |call: libc::c_long, id: u32| unsafe { libc::syscall(call, id) };
     for (call, id) in [(libc::SYS_setfsgid, gid), (libc::SYS_setfsuid, uid)] {
+        change(call, id);
         if change(call, id) != libc::c_long::from(id) {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
