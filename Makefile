@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: bench bench-engine build demo test test-v2 test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench bench-engine build demo test test-v2 test-faults test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -55,6 +55,11 @@ test-v2: build
 	@integration/tools.sh test
 	@integration/tools.sh vm
 	@integration/vm/test.sh
+
+## test-faults: sweeps of hangs, deaths and power cuts, a storm and a soak (as root; tens of minutes)
+test-faults: build
+	@integration/tools.sh test
+	$(CARGO) test $(CARGO_FLAGS) -p berth-integration --test faults -- --nocapture --test-threads=1 $(ONLY)
 
 ## test-units: the systemd units, in an emulated guest whose PID 1 is systemd
 test-units: build

@@ -25,6 +25,12 @@ impl Boundary {
         format!("{}={}*kill", self.name, self.pass)
     }
 
+    /// The value of [`ARM`] that makes the step hang for so long.
+    #[must_use]
+    pub fn hang(&self, milliseconds: u64) -> String {
+        format!("{}={}*delay({milliseconds})", self.name, self.pass)
+    }
+
     /// The value of [`ARM`] that makes the step fail.
     #[must_use]
     pub fn error(&self) -> String {

@@ -59,6 +59,8 @@ pub struct Node {
     marks: Mutex<BTreeSet<String>>,
     /// Control groups made as a kubelet would.
     groups: Mutex<BTreeSet<String>>,
+    /// The deadline of each call.
+    patience: Duration,
 }
 
 impl Node {
@@ -107,6 +109,7 @@ impl Node {
             config: config.to_owned(),
             marks: Mutex::default(),
             groups: Mutex::default(),
+            patience: CALL,
         };
         node.write_config()?;
         node.before = Snapshot::take(&node.scope())?;
@@ -293,6 +296,19 @@ impl Node {
         self.launch(&[]).await
     }
 
+    /// What switching the machine off does: no process is left, no mount, no group, and
+    /// the run directory is empty. The agent must have been killed.
+    ///
+    /// # Errors
+    /// If the run directory cannot be emptied.
+    pub fn switch_off(&self) -> Result<()> {
+        leak::force_down(&self.scope(), &self.before);
+        let run = self.path.join("run");
+        fs::remove_dir_all(&run).context("empty the run directory")?;
+        fs::create_dir(&run)?;
+        Ok(())
+    }
+
     /// Ends the test: removes all that the node has, stops the agent and looks
     /// for what stayed behind.
     ///
@@ -314,6 +330,15 @@ impl Node {
         })
         .await?;
         self.replaced()?;
+        self.finish_stopped()
+    }
+
+    /// Ends a test whose agent has been stopped, with nothing left on the node.
+    ///
+    /// # Errors
+    /// As [`Node::finish`].
+    pub fn finish_stopped(mut self) -> Result<()> {
+        self.remove_groups()?;
         self.settled(&[
             Kind::Mount,
             Kind::Process,
@@ -459,13 +484,19 @@ impl Node {
         Ok(self.agent.as_ref().context("no agent runs")?.id())
     }
 
+    /// Gives each call a deadline, as a kubelet does; `None` for one that only hanging
+    /// calls meet.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience.unwrap_or(CALL);
+    }
+
     /// A channel that connects when it is used, and again after a restart.
     ///
     /// # Errors
     /// If the socket's path is not a URL.
     pub fn channel(&self) -> Result<Channel> {
         Ok(Endpoint::from_shared(self.endpoint())?
-            .timeout(CALL)
+            .timeout(self.patience)
             .connect_lazy())
     }
 
