@@ -57,6 +57,9 @@ tests "unit tests" cargo test $flags --workspace --exclude berth-integration --n
 # The tests of the programs share one machine: more than two at a time would
 # only measure how they disturb each other.
 tests "tests of the programs" cargo test $flags -p berth-integration --no-fail-fast -- --test-threads=2
+# A selection of the sweeps; `make test-faults` runs them whole.
+tests "faults" env BERTH_SWEEP_EVERY=9 BERTH_STORM_SECONDS=12 BERTH_SOAK_PODS=160 \
+    cargo test $flags -p berth-integration --test faults -- --nocapture --test-threads=1
 # The tests of the list in integration/vm, where control groups are as nodes have them.
 tests "guests with cgroup v2" guests
 # The suite is written in Go; without one, only CI insists.

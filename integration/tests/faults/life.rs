@@ -10,14 +10,17 @@ use berth_integration::{
     image::Image,
     pod,
     registry::Registry,
+    wait,
 };
-use berth_proto::cri;
+use berth_proto::{berth::v1, cri};
 use tonic::{Code, Status};
 
 /// Lives until it is stopped, and then ends at once with code 0.
 const OBEYS: &str = "trap 'exit 0' TERM; echo ready; while :; do sleep 100 & wait $!; done";
 /// A kubelet backs off; here the fault is known to last for seconds.
 const BACK_OFF: Duration = Duration::from_millis(200);
+/// Longer than any step hangs.
+const SETTLED: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -105,6 +108,21 @@ impl Life {
         Ok(())
     }
 
+    /// Waits for what still hangs after its object has gone, and looks for what is left.
+    pub async fn finish(mut self) -> Result<()> {
+        self.node.set_patience(None);
+        let berth = self.node.berth()?;
+        wait::until("no operation is in flight", SETTLED, || {
+            let mut berth = berth.clone();
+            async move {
+                let list = berth.list_operations(v1::ListOperationsRequest {}).await?;
+                Ok(list.into_inner().operations.is_empty().then_some(()))
+            }
+        })
+        .await?;
+        self.node.finish().await
+    }
+
     /// Repeats a call until it succeeds; returns how often it did not.
     pub async fn persist(&mut self, call: Call, attempts: usize) -> Result<usize> {
         let mut failures = 0;
@@ -133,4 +151,21 @@ pub async fn boundaries(image: &Image) -> Result<Vec<Boundary>> {
     let boundaries = read_trace(trace.path())?;
     life.node.finish().await?;
     Ok(boundaries)
+}
+
+/// Of all boundaries those that this run is for: every Nth with `BERTH_SWEEP_EVERY=N`.
+pub fn selected(boundaries: Vec<Boundary>) -> Vec<Boundary> {
+    let every = setting("BERTH_SWEEP_EVERY", 1).max(1);
+    boundaries
+        .into_iter()
+        .step_by(usize::try_from(every).unwrap_or(1))
+        .collect()
+}
+
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(default)
 }

@@ -9,7 +9,7 @@ use berth_integration::{
     image,
 };
 
-use crate::life::{LIFE, Life, boundaries};
+use crate::life::{LIFE, Life, boundaries, selected};
 
 /// How long a step hangs.
 const HANG: u64 = 2_000;
@@ -25,7 +25,7 @@ async fn of_calls() -> Result<Vec<Boundary>> {
     let mut all = boundaries(&image::busybox()?).await?;
     all.retain(|boundary| !boundary.name.starts_with("recover"));
     ensure!(all.len() > 40, "too few boundaries: {all:?}");
-    Ok(all)
+    Ok(selected(all))
 }
 
 fn report(name: &str, count: usize, failures: usize, wrong: &[String]) {
@@ -51,8 +51,7 @@ async fn a_step_that_hangs_past_the_deadline_is_joined_by_the_same_call() -> Res
             for call in LIFE {
                 failures += life.persist(call, ATTEMPTS).await?;
             }
-            life.node.set_patience(None);
-            life.node.finish().await?;
+            life.finish().await?;
             anyhow::Ok(failures)
         };
         match outcome.await {
@@ -86,7 +85,7 @@ async fn a_call_that_is_called_off_in_any_step_is_taken_up_by_the_same_call() ->
                     }
                 }
             }
-            life.node.finish().await?;
+            life.finish().await?;
             Ok(left)
         };
         match outcome.await {
