@@ -35,6 +35,7 @@ mod serve;
 mod spawn;
 mod stdio;
 mod time;
+mod trace;
 mod wire;
 
 use std::{env, ffi::OsString, process::ExitCode};

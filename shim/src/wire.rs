@@ -61,6 +61,7 @@ pub(crate) fn receive(connection: impl AsFd) -> io::Result<Option<Incoming>> {
     };
     let request = Request::decode(datagram.bytes.as_slice())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    crate::trace::is(request.trace);
     Ok(Some(Incoming {
         id: request.id,
         verb: request.verb,
@@ -167,6 +168,7 @@ impl<T> Step<T> for io::Result<T> {
 /// since there is nobody left to tell.
 pub(crate) fn complain(text: &str) {
     use std::io::Write as _;
-    let line = format!("berth-shim[{}]: {text}\n", std::process::id());
+    let trace = crate::trace::words();
+    let line = format!("berth-shim[{}]: {text}{trace}\n", std::process::id());
     drop(io::stderr().write_all(line.as_bytes()));
 }

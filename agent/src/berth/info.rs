@@ -52,6 +52,7 @@ pub(super) fn info(node: &Node) -> InfoResponse {
             .collect(),
         warnings: node.facts.warnings.clone(),
         started_at: node.facts.started_at,
+        labels: node.config.telemetry.resource.iter().cloned().collect(),
         proxies: berth_image::Proxies::from_env().describe(),
         kernel_features: node.facts.kernel.iter().map(Into::into).collect(),
     }

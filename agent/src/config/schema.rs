@@ -291,7 +291,27 @@ fn telemetry(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         },
     );
     section.read(file, "log_level", &mut telemetry.log_level, log_level);
+    section.read(file, "resource", &mut telemetry.resource, attributes);
+    section.read(
+        file,
+        "trace_containers",
+        &mut telemetry.trace_containers,
+        |on: bool| Ok(on),
+    );
     section.finish(file);
+}
+
+/// `key=value` each.
+fn attributes(given: Vec<String>) -> Result<Vec<(String, String)>, String> {
+    given
+        .into_iter()
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => {
+                Ok((key.trim().to_owned(), value.trim().to_owned()))
+            }
+            _ => Err(format!("{pair:?}; expected \"key=value\"")),
+        })
+        .collect()
 }
 
 /// Checks a log level, wherever it comes from.

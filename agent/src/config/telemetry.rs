@@ -14,6 +14,10 @@ pub(crate) struct TelemetryConfig {
     /// Which log lines there are: a level, or directives such as
     /// `info,berth_agent=debug`.
     pub(crate) log_level: String,
+    /// Attributes of this node, beside those that are found: `k8s.cluster.name` and such.
+    pub(crate) resource: Vec<(String, String)>,
+    /// Whether containers get the `TRACEPARENT` of the call that creates them.
+    pub(crate) trace_containers: bool,
 }
 
 impl Default for TelemetryConfig {
@@ -22,6 +26,8 @@ impl Default for TelemetryConfig {
             listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9640)),
             log_format: LogFormat::Auto,
             log_level: "info".to_owned(),
+            resource: Vec::new(),
+            trace_containers: false,
         }
     }
 }

@@ -510,6 +510,10 @@ impl Inputs {
         let volumes = node.dirs.container(&self.id).join(files::VOLUMES);
         let host_network = namespaces.network() == NamespaceMode::Node;
         let users = users_of(&self.pod)?;
+        let trace = match node.config.telemetry.trace_containers {
+            true => crate::telemetry::trace_environment(),
+            false => Vec::new(),
+        };
         let built = spec::build(&spec::Inputs {
             config: &self.config,
             pod_namespaces: &namespaces,
@@ -540,6 +544,7 @@ impl Inputs {
                     .filter(|&limit| limit > 0),
                 default_capabilities: spec::default_capabilities(),
                 rlimits: &[],
+                trace: &trace,
             },
             volume: &|number| volumes.join(number.to_string()),
             read_image: &|path| read_in_image(&layers, path),

@@ -9,6 +9,7 @@ impl Config {
     pub(crate) fn image_settings(&self) -> Settings {
         Settings {
             registries: Registries {
+                trace: Some(crate::telemetry::trace_headers),
                 plain_http: self.image.insecure_registries.clone(),
                 tls: self.image.tls_registries.clone(),
                 extra_ca: self.image.extra_ca.clone(),

@@ -88,11 +88,12 @@ impl Environment {
     }
 }
 
-/// PATH, the image's, HOSTNAME, TERM for a terminal, the request's. Values are bytes.
+/// PATH, the image's, the caller's trace, HOSTNAME, TERM for a terminal, the request's. Values are bytes.
 pub(super) fn env(
     config: &ContainerConfig,
     image: &ImageFacts,
     hostname: &str,
+    trace: &[String],
     provenance: &mut Provenance,
 ) -> Result<Vec<Vec<u8>>> {
     let mut env = Environment::default();
@@ -112,6 +113,9 @@ pub(super) fn env(
         if !name.is_empty() && !pair.contains('\0') {
             set(name.as_bytes(), value.as_bytes(), Source::Image);
         }
+    }
+    for (name, value) in trace.iter().filter_map(|pair| pair.split_once('=')) {
+        set(name.as_bytes(), value.as_bytes(), Source::Default);
     }
     set(b"HOSTNAME", hostname.as_bytes(), Source::Default);
     for pair in &config.envs {

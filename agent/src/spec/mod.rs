@@ -118,6 +118,8 @@ pub(crate) struct NodeFacts<'a> {
     pub(crate) default_capabilities: CapSet,
     /// Runtime handler.
     pub(crate) rlimits: &'a [PosixRlimit],
+    /// `NAME=value`: whose trace the request belongs to, if containers are to know it.
+    pub(crate) trace: &'a [String],
 }
 
 /// Everything that a specification is made of.
@@ -189,7 +191,13 @@ pub(crate) fn build(inputs: &Inputs<'_>) -> Result<Built> {
         inputs.node.default_capabilities,
         inputs.node.capabilities,
     )?;
-    let env = command::env(config, inputs.image, inputs.hostname, &mut provenance)?;
+    let env = command::env(
+        config,
+        inputs.image,
+        inputs.hostname,
+        inputs.node.trace,
+        &mut provenance,
+    )?;
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))

@@ -61,6 +61,7 @@ impl Case {
                 default_pids: Some(1000),
                 default_capabilities: default_capabilities(),
                 rlimits: &[],
+                trace: &[],
             },
             in_image: BTreeMap::new(),
             on_node: BTreeMap::new(),
@@ -205,6 +206,22 @@ fn command_and_arguments_replace_the_images_by_cris_rule() {
     }
     let nothing = Case::new().with(|case| case.image = ImageFacts::default());
     assert!(nothing.error().1.contains("no command specified"));
+}
+
+#[test]
+fn a_container_that_is_to_know_the_trace_may_still_set_its_own() {
+    let trace = ["TRACEPARENT=00-a-b-01".to_owned(), "BAGGAGE=x=y".to_owned()];
+    let trace: &'static [String] = Box::leak(Box::new(trace));
+    let case = Case::new().with(|case| {
+        case.node.trace = trace;
+        case.config.envs = vec![KeyValue {
+            key: "BAGGAGE".to_owned(),
+            value: b"mine".to_vec(),
+        }];
+    });
+    let env = env(&case.ok());
+    assert!(env.contains(&"TRACEPARENT=00-a-b-01".to_owned()), "{env:?}");
+    assert!(env.contains(&"BAGGAGE=mine".to_owned()), "{env:?}");
 }
 
 #[test]

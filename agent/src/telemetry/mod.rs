@@ -20,6 +20,7 @@ mod metrics;
 mod otlp;
 mod phases;
 mod process;
+mod propagation;
 mod records;
 mod resource;
 pub(crate) mod rpc;
@@ -32,6 +33,7 @@ use crate::config::{Limits, TelemetryConfig};
 
 pub(crate) use logs::{Filter, FilterError};
 pub(crate) use metrics::{Metrics, NodeState};
+pub(crate) use propagation::{environment as trace_environment, headers as trace_headers};
 
 /// How long the end of the agent waits for a collector to take what is left.
 /// A collector that is down must not hold up a restart.
@@ -68,7 +70,10 @@ impl Telemetry {
     /// [`TelemetryError`], before anything is logged.
     pub(crate) fn start(config: &TelemetryConfig) -> Result<Self, TelemetryError> {
         let metrics = Arc::new(Metrics::new());
-        let (exporters, trouble) = otlp::Exporters::start(&otlp::Environment::of_this_process());
+        let environment = otlp::Environment::of_this_process();
+        let (exporters, mut trouble) = otlp::Exporters::start(&environment, &config.resource);
+        trouble.extend(propagation::choose(environment.propagators()));
+        berth_engine::trace_by(propagation::environment);
         let logs = logs::start(config, exporters.tracer(), exporters.logger())?;
         for what in trouble {
             tracing::warn!("telemetry export: {what}");

@@ -8,12 +8,17 @@ use opentelemetry_sdk::{
     resource::{EnvResourceDetector, TelemetryResourceDetector},
 };
 
-/// The resource of everything that is exported. `OTEL_RESOURCE_ATTRIBUTES` wins
-/// over what is found on the node, and `service_name` over both.
-pub(super) fn resource(service_name: Option<&str>) -> Resource {
+/// The resource of everything that is exported. The configuration's attributes win over
+/// what is found on the node, `OTEL_RESOURCE_ATTRIBUTES` over these, and `service_name`
+/// over all.
+pub(super) fn resource(service_name: Option<&str>, configured: &[(String, String)]) -> Resource {
+    let configured = configured
+        .iter()
+        .map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
     let builder = Resource::builder_empty()
         .with_service_name("berth-agent")
         .with_attributes(of_this_node())
+        .with_attributes(configured)
         .with_detector(Box::new(TelemetryResourceDetector))
         .with_detector(Box::new(EnvResourceDetector::new()));
     match service_name {
@@ -91,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_resource_says_which_service_on_which_host() {
-        let ours = resource(None);
+        let ours = resource(None, &[]);
         assert_eq!(value(&ours, "service.name"), "berth-agent");
         assert_eq!(value(&ours, "container.runtime.name"), "berth");
         for key in [
@@ -102,6 +107,11 @@ mod tests {
         ] {
             assert!(!value(&ours, key).is_empty(), "{key}");
         }
-        assert_eq!(value(&resource(Some("mine")), "service.name"), "mine");
+        let labels = [("k8s.cluster.name", "prod"), ("host.name", "n1")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mine = resource(Some("mine"), &labels);
+        assert_eq!(value(&mine, "service.name"), "mine");
+        assert_eq!(value(&mine, "k8s.cluster.name"), "prod");
+        assert_eq!(value(&mine, "host.name"), "n1");
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     os::fd::{AsRawFd as _, OwnedFd, RawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -39,6 +39,18 @@ pub enum Event {
     OomKill(u64),
     /// The connection has ended; nothing follows.
     Closed,
+}
+
+static TRACE: OnceLock<fn() -> Vec<String>> = OnceLock::new();
+
+/// Sets what tells whose trace a call belongs to, as `NAME=value`; the first call counts.
+/// It is asked for every request, in the task that makes it.
+pub fn trace_by(source: fn() -> Vec<String>) {
+    TRACE.get_or_init(|| source);
+}
+
+fn trace() -> Vec<String> {
+    TRACE.get().map(|source| source()).unwrap_or_default()
 }
 
 type Reply = (Body, Vec<OwnedFd>);
@@ -136,6 +148,7 @@ impl Connection {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let request = Request {
             id,
+            trace: trace(),
             verb: Some(verb),
         };
         let bytes = request.encode_to_vec();

@@ -13,7 +13,7 @@ mod program;
 mod record;
 mod shim;
 
-pub use connection::{Connection, Event};
+pub use connection::{Connection, Event, trace_by};
 pub use detached::{DetachedExec, DetachedTarget, exec_detached, launch_detached};
 pub use error::Error;
 pub use launcher::{Launcher, PodDescriptors, PodRequest, Users};

@@ -8,6 +8,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::{
     Error,
@@ -184,7 +185,7 @@ impl Push {
                 elsewhere: elsewhere.remove(&descriptor.digest).unwrap_or_default(),
                 descriptor,
             };
-            tasks.spawn(blob.run());
+            tasks.spawn(blob.run().in_current_span());
         }
         while let Some(done) = tasks.join_next().await {
             // The first failure drops the set, which ends the others.

@@ -27,6 +27,13 @@ impl Bench {
         let scratch = Scratch::new();
         let registries = Registries {
             hosts_dirs: vec![scratch.path().join("hosts.d")],
+            // Of whoever asks, which is found by the span.
+            trace: Some(|| {
+                let name = tracing::Span::current()
+                    .metadata()
+                    .map_or("none", |m| m.name());
+                vec![("traceparent".to_owned(), name.to_owned())]
+            }),
             ..Registries::default()
         };
         let store = scratch.store_with(ground::settings(registries));
@@ -250,6 +257,31 @@ async fn headers_and_paths_are_sent_as_the_file_says() {
     for seen in mirror.seen() {
         assert_eq!(seen.headers["authorization"], "Basic eDp5");
         assert_eq!(seen.headers["x-a"], "1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_of_a_pull_says_whose_trace_it_belongs_to() {
+    use tracing::Instrument as _;
+    tracing::subscriber::set_global_default(tracing_subscriber::registry()).unwrap();
+    let bench = Bench::new();
+    let own = bench.registry().await;
+    bench.hosts(
+        "registry.test",
+        &format!("server = \"http://{}\"\n", own.host()),
+    );
+    bench
+        .pull()
+        .instrument(tracing::error_span!("caller"))
+        .await
+        .unwrap();
+    let seen = own.seen();
+    assert!(
+        seen.iter().any(|seen| seen.path.contains("/blobs/")),
+        "{seen:?}"
+    );
+    for seen in seen {
+        assert_eq!(seen.headers["traceparent"], "caller", "{seen:?}");
     }
 }
 

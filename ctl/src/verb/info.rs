@@ -97,6 +97,13 @@ fn show_node(node: &berth::InfoResponse) -> Outcome<()> {
     field("Root directory", &node.root_dir)?;
     field("Run directory", &node.run_dir)?;
     field("Shims start from", &node.shim_source)?;
+    if !node.labels.is_empty() {
+        let labels = node
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
+        field("Labels", &labels.collect::<Vec<_>>().join(", "))?;
+    }
     if !node.proxies.is_empty() {
         field("Proxies", &node.proxies.join(", "))?;
     }

@@ -15,7 +15,7 @@ use berth_sys::bounded;
 use oci_spec::runtime::Spec;
 use serde_json::Value;
 
-use crate::log::Log;
+use crate::{log::Log, trace};
 
 /// The hooks of one container.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,8 @@ fn run(hook: &HookPlan, state: &Value) -> Result<()> {
         command.args(rest.iter().map(|arg| OsStr::from_bytes(arg)));
     }
     command.env_clear();
+    // First, so that what the hook says itself holds.
+    command.envs(trace::given());
     for pair in &hook.env {
         let at = pair.iter().position(|&byte| byte == b'=').unwrap_or(0);
         let (name, value) = (&pair[..at], &pair[at + 1..]);

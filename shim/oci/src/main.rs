@@ -17,6 +17,7 @@ mod net_devices;
 mod record;
 mod signals;
 mod slots;
+mod trace;
 mod verb;
 
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         cli::print_version();
         return ExitCode::SUCCESS;
     }
+    berth_engine::trace_by(trace::pairs);
     let log = log::Log::open(&cli);
     let log = match log {
         Ok(log) => log,

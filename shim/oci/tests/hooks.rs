@@ -108,3 +108,33 @@ fn a_hook_that_hangs_is_killed_at_its_timeout() {
         house.assert_clean();
     }
 }
+
+#[test]
+fn hooks_learn_whose_trace_they_belong_to_unless_they_have_one_of_their_own() {
+    let house = House::new();
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut config = house.config("sleep 1000");
+    let mut own = hook(&house, "poststart", "$TRACEPARENT");
+    own["env"] = json!(["PATH=/bin:/usr/bin", "TRACEPARENT=mine"]);
+    config["hooks"] = json!({
+        "createRuntime": [hook(&house, "createRuntime", "$TRACEPARENT $BAGGAGE")],
+        "createContainer": [hook(&house, "createContainer", "$TRACEPARENT $BAGGAGE")],
+        "poststart": [own],
+    });
+    let bundle = house.bundle(&config);
+    let bundle = bundle.to_str().unwrap();
+    for args in [&["create", "-b", bundle, "c"][..], &["start", "c"]] {
+        let status = house
+            .command(args)
+            .env("TRACEPARENT", parent)
+            .env("BAGGAGE", "team=a")
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    assert_eq!(
+        trace(&house),
+        format!("createRuntime {parent} team=a\ncreateContainer {parent} team=a\npoststart mine\n")
+    );
+    house.oci(&["delete", "-f", "c"]).ok();
+}

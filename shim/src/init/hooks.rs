@@ -8,7 +8,10 @@ use std::{
 use berth_proto::shim::{Failure, HookPlan};
 use berth_sys::bounded;
 
-use crate::wire::{Step as _, system};
+use crate::{
+    trace,
+    wire::{Step as _, system},
+};
 
 /// Runs them in order, with `state` on their standard input; the first that fails ends it.
 pub(super) fn run(kind: &str, hooks: &[HookPlan], state: &[u8]) -> Result<(), Failure> {
@@ -21,6 +24,10 @@ pub(super) fn run(kind: &str, hooks: &[HookPlan], state: &[u8]) -> Result<(), Fa
             command.args(rest.iter().map(|arg| OsStr::from_bytes(arg)));
         }
         command.env_clear();
+        // First, so that what the hook says itself holds.
+        trace::for_each(|name, value| {
+            command.env(name, value);
+        });
         for pair in &hook.env {
             if let Some(at) = pair.iter().position(|&byte| byte == b'=') {
                 command.env(

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use super::limits::AttributeLimits;
+
 /// The specification's default for `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,14 @@ impl Target {
             .get(..6)
             .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:"))
     }
+}
+
+/// What one signal goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ExporterList {
+    pub(super) otlp: bool,
+    /// Standard output.
+    pub(super) console: bool,
 }
 
 /// A variable that cannot be followed.
@@ -88,29 +98,77 @@ impl Environment {
         self.get("OTEL_SERVICE_NAME")
     }
 
+    pub(in super::super) fn propagators(&self) -> Option<&str> {
+        self.get("OTEL_PROPAGATORS")
+    }
+
+    /// What `signal` goes to by `OTEL_TRACES_EXPORTER` and its like, a list.
+    ///
+    /// # Errors
+    /// If the list has a name that is not known.
+    pub(super) fn exporters(&self, signal: &str) -> Result<ExporterList, VariableError> {
+        let mut list = ExporterList::default();
+        let disabled = self.get("OTEL_SDK_DISABLED");
+        if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return Ok(list);
+        }
+        let variable = format!("OTEL_{signal}_EXPORTER");
+        for name in self.get(&variable).unwrap_or("otlp").split(',') {
+            match name.trim() {
+                "otlp" => list.otlp = true,
+                // Log lines are on standard error in any case.
+                "console" => list.console = signal != "LOGS",
+                "none" | "" => {}
+                // Metrics are there to be scraped in any case.
+                "prometheus" if signal == "METRICS" => {}
+                other => {
+                    return Err(VariableError {
+                        value: other.to_owned(),
+                        variable,
+                        why: "allowed: otlp, console, none; prometheus for metrics",
+                    });
+                }
+            }
+        }
+        Ok(list)
+    }
+
+    /// What is cut off of attributes; a value that is no number is as none.
+    pub(super) fn attribute_limits(&self) -> AttributeLimits {
+        fn first<T: std::str::FromStr>(environment: &Environment, names: [&str; 2]) -> Option<T> {
+            names
+                .iter()
+                .find_map(|name| environment.get(name)?.parse().ok())
+        }
+        let count = |own| first(self, [own, "OTEL_ATTRIBUTE_COUNT_LIMIT"]);
+        AttributeLimits {
+            value: first(
+                self,
+                [
+                    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+                    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+                ],
+            ),
+            of_span: count("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"),
+            of_event: count("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT"),
+            of_link: count("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT"),
+        }
+    }
+
+    /// Whether histograms are exported with exponential buckets instead of the fixed
+    /// ones that line up with a kubelet's.
+    pub(super) fn exponential_histograms(&self) -> bool {
+        self.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION")
+            .is_some_and(|value| value.eq_ignore_ascii_case("base2_exponential_bucket_histogram"))
+    }
+
     /// Where `signal` (`TRACES`, `METRICS`, `LOGS`) goes; none if it is not exported.
     ///
     /// # Errors
     /// The variable that cannot be followed.
     pub(super) fn target(&self, signal: &str) -> Result<Option<Target>, VariableError> {
-        let disabled = self.get("OTEL_SDK_DISABLED");
-        if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        if !self.exporters(signal)?.otlp {
             return Ok(None);
-        }
-        let exporter = format!("OTEL_{signal}_EXPORTER");
-        match self.get(&exporter) {
-            None | Some("otlp") => {}
-            Some("none") => return Ok(None),
-            // Metrics are always there to be scraped, lines always on standard error.
-            Some("prometheus") if signal == "METRICS" => return Ok(None),
-            Some("console") if signal == "LOGS" => return Ok(None),
-            Some(other) => {
-                return Err(VariableError {
-                    value: other.to_owned(),
-                    variable: exporter,
-                    why: "allowed: otlp, none; prometheus for metrics, console for logs",
-                });
-            }
         }
         let Some((variable, endpoint)) = self.of_signal(signal, "ENDPOINT") else {
             return Ok(None);

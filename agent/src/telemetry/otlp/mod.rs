@@ -1,12 +1,15 @@
-//! Export by OTLP, switched on by the standard variables alone.
+//! Export by OTLP or to the console, switched on by the standard variables alone.
 //!
 //! What the exporters read themselves: headers, time limit and compression
 //! (`OTEL_EXPORTER_OTLP_*`), the sampler (`OTEL_TRACES_SAMPLER`), the batches
-//! (`OTEL_BSP_*`, `OTEL_BLRP_*`) and the interval (`OTEL_METRIC_EXPORT_INTERVAL`).
+//! (`OTEL_BSP_*`, `OTEL_BLRP_*`), the interval (`OTEL_METRIC_EXPORT_INTERVAL`) and
+//! whether sums are told as differences.
 //! What is decided here: whether there is anything to export, where to, by which
 //! protocol, and whom to trust ([`environment`], [`tls`]).
 
+mod console;
 mod environment;
+mod limits;
 mod post;
 #[cfg(test)]
 mod tests;
@@ -24,14 +27,17 @@ use opentelemetry_otlp::{
     WithHttpConfig, WithTonicConfig,
 };
 use opentelemetry_sdk::{
+    Resource,
     logs::{SdkLogger, SdkLoggerProvider},
-    metrics::SdkMeterProvider,
+    metrics::{Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream},
     trace::{SdkTracer, SdkTracerProvider},
 };
 
 use super::resource::resource;
+use console::Console;
 pub(super) use environment::Environment;
 use environment::{Protocol, Target};
+use limits::{AttributeLimits, Cut};
 
 /// The instrumentation scope.
 const SCOPE: &str = "berth-agent";
@@ -105,6 +111,71 @@ fn records(target: &Target) -> Result<LogExporter, Trouble> {
     })
 }
 
+/// None if nothing is exported.
+fn tracer_provider(
+    exporter: Option<SpanExporter>,
+    console: bool,
+    limits: AttributeLimits,
+    resource: &Resource,
+) -> Option<SdkTracerProvider> {
+    if exporter.is_none() && !console {
+        return None;
+    }
+    let mut builder = SdkTracerProvider::builder().with_resource(resource.clone());
+    let limit = limits.value;
+    if let Some(inner) = exporter {
+        builder = builder.with_batch_exporter(Cut { inner, limit });
+    }
+    if console {
+        let inner = Console;
+        builder = builder.with_batch_exporter(Cut { inner, limit });
+    }
+    if let Some(count) = limits.of_span {
+        builder = builder.with_max_attributes_per_span(count);
+    }
+    if let Some(count) = limits.of_event {
+        builder = builder.with_max_attributes_per_event(count);
+    }
+    if let Some(count) = limits.of_link {
+        builder = builder.with_max_attributes_per_link(count);
+    }
+    Some(builder.build())
+}
+
+/// None if nothing is exported.
+fn meter_provider(
+    exporter: Option<MetricExporter>,
+    console: bool,
+    exponential: bool,
+    resource: &Resource,
+) -> Option<SdkMeterProvider> {
+    if exporter.is_none() && !console {
+        return None;
+    }
+    let mut builder = SdkMeterProvider::builder().with_resource(resource.clone());
+    if let Some(exporter) = exporter {
+        builder = builder.with_periodic_exporter(exporter);
+    }
+    if console {
+        builder = builder.with_periodic_exporter(Console);
+    }
+    if exponential {
+        builder = builder.with_view(|instrument: &Instrument| {
+            let histogram = instrument.kind() == InstrumentKind::Histogram;
+            let buckets = Aggregation::Base2ExponentialHistogram {
+                // The specification's defaults.
+                max_size: 160,
+                max_scale: 20,
+                record_min_max: true,
+            };
+            histogram
+                .then(|| Stream::builder().with_aggregation(buckets).build().ok())
+                .flatten()
+        });
+    }
+    Some(builder.build())
+}
+
 /// The exporters that run.
 #[derive(Debug, Default)]
 pub(super) struct Exporters {
@@ -116,9 +187,13 @@ pub(super) struct Exporters {
 impl Exporters {
     /// Starts what `environment` asks for; also says what it asks for in vain.
     /// Needs a tokio runtime.
-    pub(super) fn start(environment: &Environment) -> (Self, Vec<String>) {
+    /// `attributes` are what the configuration adds to who is speaking.
+    pub(super) fn start(
+        environment: &Environment,
+        attributes: &[(String, String)],
+    ) -> (Self, Vec<String>) {
         let mut trouble = Vec::new();
-        let resource = resource(environment.service_name());
+        let resource = resource(environment.service_name(), attributes);
         // A signal that cannot be exported does not keep the others from it.
         fn ready<E>(
             environment: &Environment,
@@ -135,19 +210,23 @@ impl Exporters {
                 .map_err(|error| trouble.push(sentence(signal, &error)))
                 .ok()
         }
+        // Trouble with the list is told by the attempt at OTLP.
+        let console = |signal| environment.exporters(signal).is_ok_and(|list| list.console);
+        let traces = ready(environment, "TRACES", spans, &mut trouble);
+        let metrics = ready(environment, "METRICS", measurements, &mut trouble);
         let exporters = Self {
-            traces: ready(environment, "TRACES", spans, &mut trouble).map(|exporter| {
-                SdkTracerProvider::builder()
-                    .with_resource(resource.clone())
-                    .with_batch_exporter(exporter)
-                    .build()
-            }),
-            metrics: ready(environment, "METRICS", measurements, &mut trouble).map(|exporter| {
-                SdkMeterProvider::builder()
-                    .with_resource(resource.clone())
-                    .with_periodic_exporter(exporter)
-                    .build()
-            }),
+            traces: tracer_provider(
+                traces,
+                console("TRACES"),
+                environment.attribute_limits(),
+                &resource,
+            ),
+            metrics: meter_provider(
+                metrics,
+                console("METRICS"),
+                environment.exponential_histograms(),
+                &resource,
+            ),
             logs: ready(environment, "LOGS", records, &mut trouble).map(|exporter| {
                 SdkLoggerProvider::builder()
                     .with_resource(resource.clone())

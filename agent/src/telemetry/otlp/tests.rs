@@ -88,7 +88,7 @@ async fn a_signal_that_cannot_be_exported_does_not_keep_the_others_from_it() {
         ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/no/such/file"),
         ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/protobuf"),
     ]);
-    let (exporters, trouble) = Exporters::start(&environment);
+    let (exporters, trouble) = Exporters::start(&environment, &[]);
     assert!(exporters.tracer().is_none());
     assert!(exporters.meter().is_some() && exporters.logger().is_some());
     assert_eq!(trouble.len(), 1);
@@ -105,7 +105,7 @@ async fn a_collector_that_is_not_there_does_not_hold_up_the_end() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
         ]);
-        let (exporters, trouble) = Exporters::start(&environment);
+        let (exporters, trouble) = Exporters::start(&environment, &[]);
         assert!(trouble.is_empty(), "{trouble:?}");
         let tracer = exporters.tracer().unwrap();
         drop(opentelemetry::trace::Tracer::start(&tracer, "lost"));
@@ -113,4 +113,56 @@ async fn a_collector_that_is_not_there_does_not_hold_up_the_end() {
         exporters.shutdown(Duration::from_secs(2)).await;
         assert!(since.elapsed() < Duration::from_secs(4), "{protocol}");
     }
+}
+
+#[test]
+fn exporters_are_a_list_and_the_console_needs_no_endpoint() {
+    let list = |value: &str, signal: &str| {
+        let name = format!("OTEL_{signal}_EXPORTER");
+        Environment::of(&[(&name, value)]).exporters(signal)
+    };
+    let both = list("otlp, console", "TRACES").unwrap();
+    assert!(both.otlp && both.console);
+    let console = list("console", "METRICS").unwrap();
+    assert!(!console.otlp && console.console);
+    assert_eq!(list("prometheus", "METRICS").unwrap(), Default::default());
+    assert_eq!(list("console", "LOGS").unwrap(), Default::default());
+    assert!(list("zipkin", "TRACES").is_err());
+    assert!(list("prometheus", "TRACES").is_err());
+    let off = [
+        ("OTEL_SDK_DISABLED", "true"),
+        ("OTEL_TRACES_EXPORTER", "console"),
+    ];
+    assert_eq!(
+        Environment::of(&off).exporters("TRACES").unwrap(),
+        Default::default()
+    );
+}
+
+#[tokio::test]
+async fn the_console_alone_makes_a_tracer_and_a_meter() {
+    let environment = Environment::of(&[
+        ("OTEL_TRACES_EXPORTER", "console"),
+        ("OTEL_METRICS_EXPORTER", "console"),
+    ]);
+    let (exporters, trouble) = Exporters::start(&environment, &[]);
+    assert_eq!(trouble, [""; 0]);
+    assert!(exporters.tracer().is_some() && exporters.meter().is_some());
+    assert!(exporters.logger().is_none());
+}
+
+#[test]
+fn limits_of_attributes_are_general_or_of_their_own() {
+    let limits = Environment::of(&[
+        ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "64"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "10"),
+        ("OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT", "3"),
+        ("OTEL_LINK_ATTRIBUTE_COUNT_LIMIT", "many"),
+    ])
+    .attribute_limits();
+    assert_eq!(limits.value, Some(64));
+    assert_eq!(
+        (limits.of_span, limits.of_event, limits.of_link),
+        (Some(10), Some(3), Some(10))
+    );
 }

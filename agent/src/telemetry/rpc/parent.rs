@@ -1,16 +1,11 @@
 //! The span of a call, as a child of the caller's.
 
 use http::HeaderMap;
-use opentelemetry::{
-    Context,
-    propagation::{Extractor, TextMapPropagator as _},
-    trace::TraceContextExt as _,
-};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry::{Context, propagation::Extractor, trace::TraceContextExt as _};
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::methods::OTHER;
+use super::{super::propagation, methods::OTHER};
 
 struct Headers<'a>(&'a HeaderMap);
 
@@ -24,10 +19,10 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// The trace that the caller's `traceparent` (W3C Trace Context) names; an
-/// invalid one is as none.
+/// The trace that the caller's headers name, and its baggage; what is invalid is as
+/// none.
 pub(super) fn caller(headers: &HeaderMap) -> Context {
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(headers))
+    propagation::extract(&Headers(headers))
 }
 
 /// A span for one call to `method`; none for what is not the agent's own work.
@@ -52,6 +47,7 @@ pub(super) fn span(method: &'static str, headers: &HeaderMap) -> Span {
     );
     let caller = caller(headers);
     let from_caller = caller.span().span_context().clone();
+    propagation::carry(&span, caller.clone());
     // Fails where nothing is exported; the caller's trace is on the log lines all the same.
     let exported = span.set_parent(caller).is_ok();
     if exported {

@@ -18,6 +18,7 @@ use std::{sync::Arc, time::Duration};
 use berth_phase::{Phase, Tracker};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::{
     layer::{LayerJob, Target, Unpacking},
@@ -271,7 +272,8 @@ impl Pull {
                 continue;
             }
             // One layer may occur twice in an image; its second use joins the first.
-            following.spawn(self.clone().follow(index, job, stop.clone()));
+            let follow = self.clone().follow(index, job, stop.clone());
+            following.spawn(follow.in_current_span());
         }
         let mut failure = None;
         while let Some(done) = following.join_next().await {

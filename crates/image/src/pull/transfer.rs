@@ -14,6 +14,7 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::LayerState;
 use crate::{Error, name::Digest, store::Inner};
@@ -135,7 +136,8 @@ impl Ticket {
             joined: false,
         };
         let (store, key) = (Arc::clone(store), key.clone());
-        let work = tokio::spawn(work(Arc::clone(&transfer)));
+        // In the span of who asked first.
+        let work = tokio::spawn(work(Arc::clone(&transfer)).in_current_span());
         tokio::spawn(async move {
             let outcome = work.await.map_err(Error::Worker).flatten();
             // First, so that who comes now looks at what is there.

@@ -170,10 +170,19 @@ impl Clients {
     /// Sends one request, following nothing.
     pub(super) async fn send(
         &self,
-        request: RequestBuilder,
+        mut request: RequestBuilder,
         url: &Url,
         what: &str,
     ) -> Result<Response, RegistryError> {
+        for (name, value) in self
+            .registries
+            .trace
+            .map(|trace| trace())
+            .into_iter()
+            .flatten()
+        {
+            request = request.header(name, value);
+        }
         if let Err(variable) = self.registries.proxies.of(url) {
             return Err(RegistryError::Setup {
                 why: format!("{variable} in the agent's environment is not the URL of a proxy"),

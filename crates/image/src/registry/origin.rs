@@ -26,6 +26,8 @@ pub struct Registries {
     pub proxies: Proxies,
     /// How long they may take.
     pub patience: Patience,
+    /// Headers that say whose trace a request belongs to, asked for each request.
+    pub trace: Option<fn() -> Vec<(String, String)>>,
 }
 
 impl Registries {
