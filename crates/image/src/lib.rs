@@ -34,6 +34,6 @@ pub use layer::{Exceeded, LayerError, Limits, Target, classify};
 pub use name::{Algorithm, Digest, DigestError, Hasher, Platform, Reference, ReferenceError};
 pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest};
 pub use push::{BlobProgress, BlobState, PushProgress, PushRequest, Pushed};
-pub use registry::{Auth, Patience, Proxies, Registries, RegistryError};
+pub use registry::{Auth, Patience, Proxies, Registries, RegistryError, TraceHeaders};
 pub use save::Archive;
 pub use store::{BlobWriter, Collection, Freed, Hold, LiveSet, Settings, Store, Usage};

@@ -21,7 +21,7 @@ mod token;
 pub use auth::Auth;
 pub(crate) use auth::realms;
 pub(crate) use http::Clients;
-pub use origin::Registries;
+pub use origin::{Registries, TraceHeaders};
 pub use patience::Patience;
 pub use proxy::Proxies;
 pub(crate) use session::{Action, RawDocument, Session, Shared};

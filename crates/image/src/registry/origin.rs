@@ -6,6 +6,9 @@ use reqwest::Url;
 
 use super::{Patience, Proxies};
 
+/// Tells the names and values of headers.
+pub type TraceHeaders = fn() -> Vec<(String, String)>;
+
 /// How registries are reached.
 ///
 /// Hosts are `HOST` or `HOST:PORT` as they stand in references. Without an
@@ -27,7 +30,7 @@ pub struct Registries {
     /// How long they may take.
     pub patience: Patience,
     /// Headers that say whose trace a request belongs to, asked for each request.
-    pub trace: Option<fn() -> Vec<(String, String)>>,
+    pub trace: Option<TraceHeaders>,
 }
 
 impl Registries {
