@@ -1,6 +1,6 @@
 //! The control group library with the agent's errors. Everything blocks.
 
-use std::time::Duration;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use berth_cgroup::{Details, Group, GroupPath, Layout, Previous, Resources, Stats};
 
@@ -39,6 +39,22 @@ pub(crate) fn remove_if_empty(layout: &Layout, path: &str) {
     if let Ok(path) = GroupPath::parse(path) {
         berth_cgroup::remove_if_empty(layout, &path);
     }
+}
+
+/// Files through which a process moves itself into the group at `path`, which is made
+/// if it is not there.
+///
+/// # Errors
+/// Internal if the kernel refuses.
+pub(crate) fn join_files_of(layout: &Layout, path: &str) -> Result<Vec<OwnedFd>> {
+    let path = GroupPath::parse(path).map_err(convert)?;
+    let group = match Group::create(layout, &path, &Resources::default()) {
+        // Shims of an earlier agent are in it.
+        Err(berth_cgroup::Error::Busy { .. }) => Group::open(layout, &path),
+        other => other,
+    };
+    let files = group.map_err(convert)?.join_files();
+    files.map_err(|error| Error::io(format!("open the control group {path}"), error))
 }
 
 /// Controllers whose files [`stats`] reads.

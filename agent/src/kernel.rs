@@ -180,7 +180,7 @@ async fn try_users(node: &Arc<Node>) -> Result<()> {
         }),
         ..PodRequest::default()
     };
-    let made = node.launcher.create_pod(&request).await;
+    let made = node.launcher.create_pod(&request, &[]).await;
     let tried = made
         .map_err(|error| Error::internal("make a user namespace").with_source(error))
         .map(|pod| pod.user);

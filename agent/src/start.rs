@@ -183,7 +183,7 @@ pub(crate) async fn prepare(
             berth_image::Store::open_with(&dirs.root.join("images"), config.image_settings())?,
             images,
         ),
-        launcher: Launcher::new(program, &dirs.run),
+        launcher: launcher(program, &dirs, &layout, &config),
         layout,
         facts: Facts {
             started_at: now(),
@@ -204,6 +204,22 @@ pub(crate) async fn prepare(
         sandboxes,
         containers,
         settled_for: settled_for_boot,
+    })
+}
+
+/// Shims have a group of their own, outside of every pod: what they use is not the
+/// pods', and a limit of the agent's unit does not hit them.
+fn launcher(program: Program, dirs: &Directories, layout: &Layout, config: &Config) -> Launcher {
+    let (layout, path) = (layout.clone(), config.shims_group());
+    Launcher::new(program, &dirs.run).in_group(move || {
+        crate::cgroup::join_files_of(&layout, &path).unwrap_or_else(|error| {
+            tracing::warn!(
+                group = path,
+                error = error.sentence(),
+                "shims stay in the agent's control group"
+            );
+            Vec::new()
+        })
     })
 }
 
@@ -260,6 +276,7 @@ pub(crate) async fn leave(node: &Arc<Node>) {
             tracing::warn!(error = error.sentence(), "the bridge could not be removed");
         }
     }
+    crate::cgroup::remove_if_empty(&node.layout, &node.config.shims_group());
     crate::cgroup::remove_if_empty(&node.layout, node.config.cgroup_parent());
 }
 

@@ -138,6 +138,7 @@ fn build(
             default_pids: Some(1000),
             default_capabilities: spec::default_capabilities(),
             rlimits: &[],
+            trace: &[],
         },
         volume: &|number| format!("/state/volumes/{number}").into(),
         read_image: &|path| {

@@ -558,7 +558,12 @@ impl Node {
 
 /// What an agent has whether or not it has pods; that ends with the agent.
 fn is_of_the_agent(kind: Kind, item: &str) -> bool {
-    kind == Kind::Mount && !leak::is_named_after_an_object(item)
+    match kind {
+        Kind::Mount => !leak::is_named_after_an_object(item),
+        // Of the launcher, and of shims while there are some.
+        Kind::Cgroup => item.ends_with("-shims"),
+        _ => false,
+    }
 }
 
 impl Drop for Node {

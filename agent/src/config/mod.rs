@@ -117,6 +117,11 @@ impl Config {
         &self.cgroup.parent
     }
 
+    /// The group that all shims are in, beside that of the pods.
+    pub(crate) fn shims_group(&self) -> String {
+        format!("{}-shims", self.cgroup.parent.trim_end_matches('/'))
+    }
+
     /// The size of a pod's `/dev/shm` in bytes.
     pub(crate) fn shm_bytes(&self) -> u64 {
         self.container.shm_bytes

@@ -5,6 +5,7 @@
 //! them never interleave.
 
 mod files;
+mod group;
 mod recover;
 mod remove;
 mod run;

@@ -46,6 +46,8 @@ pub(crate) async fn remove(
             }
             context.enter(Phase::Delete, "files")?;
             delete_files(&node, &sandbox.id).await?;
+            // What had to stay for the containers' sake.
+            super::group::remove(&node, &sandbox.id).await?;
             if sandbox.record().made_by == MadeBy::People {
                 let logs = node.dirs.logs(&sandbox.id);
                 blocking("delete logs", move || delete(&logs)).await?;

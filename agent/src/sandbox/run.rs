@@ -13,7 +13,7 @@ use berth_proto::cri::{
 };
 
 use super::{
-    Sandbox, files,
+    Sandbox, files, group,
     state::{Event, Namespaces, Network, State},
 };
 use crate::{
@@ -149,6 +149,14 @@ impl Plan {
 
     fn host_network(&self) -> bool {
         self.options.network() == NamespaceMode::Node
+    }
+
+    /// The group of the pod's init; none if it has no init.
+    fn init_group(&self, id: &SandboxId) -> Result<Option<berth_cgroup::GroupPath>> {
+        match self.options.pid() {
+            NamespaceMode::Pod => group::path(&self.cgroup_parent, id).map(Some),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -289,6 +297,19 @@ async fn build(node: &Arc<Node>, plan: Plan, context: &Context) -> Result<Value>
     })
     .await?;
 
+    let groups = match plan.init_group(&id)? {
+        Some(path) => {
+            context.enter(Phase::Cgroup, "")?;
+            let undo = (node.clone(), id.clone());
+            context.undo.push("group of the init", move || async move {
+                let (node, id) = undo;
+                group::remove(&node, &id).await
+            });
+            group::make(node, path).await?
+        }
+        None => Vec::new(),
+    };
+
     context.enter(Phase::Netns, "")?;
     let undo = (node.clone(), id.clone());
     context.undo.push("namespaces", move || async move {
@@ -297,7 +318,7 @@ async fn build(node: &Arc<Node>, plan: Plan, context: &Context) -> Result<Value>
     });
     let descriptors = node
         .launcher
-        .create_pod(&pod_request(node, &plan, &id))
+        .create_pod(&pod_request(node, &plan, &id), &groups)
         .await
         .map_err(convert)?;
     let namespaces = identify(&descriptors)?;
@@ -380,6 +401,11 @@ async fn reserve(
             },
         )?,
     ];
+    if let Some(group) = plan.init_group(id)? {
+        for effect in group::effects(node, &group) {
+            changes.push(Change::add_effect(id.as_str(), &effect)?);
+        }
+    }
     if let Some(ip) = address {
         changes.push(Change::put_address(&crate::store::AddressRecord {
             ip,

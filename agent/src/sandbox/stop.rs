@@ -71,13 +71,15 @@ async fn kill_containers(node: &Arc<Node>, sandbox: &Sandbox) -> Result<()> {
     first
 }
 
-/// Unpins the namespaces, and with them the link, and frees the address.
+/// Unpins the namespaces, and with them the link, ends the pod's init, and frees the
+/// address.
 pub(super) async fn release(node: &Arc<Node>, sandbox: &Sandbox) -> Result<()> {
     let id = &sandbox.id;
     node.launcher
         .remove_pod(id.as_str())
         .await
         .map_err(convert)?;
+    super::group::remove(node, id).await?;
     let effects = node.store.ledger_of(id.as_str()).await?;
     let mut changes = vec![Change::remove_effect(id.as_str(), &Effect::PodPin)];
     let mut freed: Vec<IpAddr> = Vec::new();

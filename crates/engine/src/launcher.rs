@@ -1,9 +1,10 @@
 //! The client of the launcher.
 
 use std::{
+    fmt,
     fs::File,
     os::{
-        fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use berth_proto::shim::{
-    CreatePod, IdMapping, Launch, ListPods, OpenPod, PodNamespaces, RemovePod, Sysctl,
+    CreatePod, EnterGroup, IdMapping, Launch, ListPods, OpenPod, PodNamespaces, RemovePod, Sysctl,
     request::Verb, response::Body,
 };
 use berth_sys::message;
@@ -26,11 +27,20 @@ use crate::{Connection, Error, Program, ShimProcess};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Starts shims and keeps pods' namespaces. Restarted when it has died.
-#[derive(Debug)]
 pub struct Launcher {
+    group: Box<dyn Fn() -> Vec<OwnedFd> + Send + Sync>,
     program: Program,
     run_dir: PathBuf,
     running: Mutex<Option<Running>>,
+}
+
+impl fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launcher")
+            .field("program", &self.program)
+            .field("run_dir", &self.run_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -97,9 +107,21 @@ impl Launcher {
     #[must_use]
     pub fn new(program: Program, run_dir: &Path) -> Self {
         Self {
+            group: Box::new(Vec::new),
             program,
             run_dir: run_dir.to_owned(),
             running: Mutex::new(None),
+        }
+    }
+
+    /// Has it and the shims enter a group of their own instead of the caller's, through
+    /// the files (`tasks`, `cgroup.procs`) that `group` opens. It is asked at each start
+    /// and may block for as long as making a group takes.
+    #[must_use]
+    pub fn in_group(self, group: impl Fn() -> Vec<OwnedFd> + Send + Sync + 'static) -> Self {
+        Self {
+            group: Box::new(group),
+            ..self
         }
     }
 
@@ -126,12 +148,29 @@ impl Launcher {
             .spawn()
             .map_err(Error::system("starting the launcher"))?;
         let connection = Connection::open(ours, "the launcher".to_owned(), None).await?;
+        self.enter_group(&connection).await?;
         let connection = Arc::new(connection);
         *running = Some(Running {
             connection: connection.clone(),
             _child: child,
         });
         Ok(connection)
+    }
+
+    /// What the launcher is in, the shims that it starts are born in.
+    async fn enter_group(&self, connection: &Connection) -> Result<(), Error> {
+        let files = (self.group)();
+        if files.is_empty() {
+            return Ok(());
+        }
+        let verb = Verb::EnterGroup(EnterGroup {
+            cgroup_slots: slots(&files),
+        });
+        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        match connection.call("EnterGroup", verb, &raw, LIMIT).await? {
+            (Body::Done(_), _) => Ok(()),
+            _ => Err(unexpected("EnterGroup")),
+        }
     }
 
     async fn call(
@@ -153,11 +192,16 @@ impl Launcher {
         }
     }
 
-    /// Creates the namespaces of a pod, or opens them if they are there.
+    /// Creates the namespaces of a pod, or opens them if they are there. Its init moves
+    /// itself through the files `groups` (`tasks`, `cgroup.procs`).
     ///
     /// # Errors
     /// [`Error::Remote`] with the step that failed; nothing is left then.
-    pub async fn create_pod(&self, pod: &PodRequest) -> Result<PodDescriptors, Error> {
+    pub async fn create_pod(
+        &self,
+        pod: &PodRequest,
+        groups: &[OwnedFd],
+    ) -> Result<PodDescriptors, Error> {
         let users = pod.users.clone().unwrap_or_default();
         let verb = Verb::CreatePod(CreatePod {
             id: pod.id.clone(),
@@ -175,11 +219,12 @@ impl Launcher {
                 })
                 .collect(),
             shm_bytes: pod.shm_bytes,
-            cgroup_slots: Vec::new(),
+            cgroup_slots: slots(groups),
             uid_mappings: users.uids,
             gid_mappings: users.gids,
         });
-        match self.call("CreatePod", verb, &[]).await? {
+        let fds: Vec<_> = groups.iter().map(AsFd::as_fd).collect();
+        match self.call("CreatePod", verb, &fds).await? {
             (Body::Pod(pod), fds) => Ok(descriptors(&pod, fds)),
             _ => Err(unexpected("CreatePod")),
         }
@@ -227,11 +272,7 @@ impl Launcher {
     pub async fn launch(&self, id: &str, shim_dir: &Path) -> Result<ShimProcess, Error> {
         let dir = make_directory(shim_dir)?;
         let listener = listen_in(&dir, shim_dir)?;
-        let verb = Verb::Launch(Launch {
-            id: id.to_owned(),
-            cgroup_slots: Vec::new(),
-        });
-        use std::os::fd::AsFd as _;
+        let verb = Verb::Launch(Launch { id: id.to_owned() });
         match self
             .call("Launch", verb, &[listener.as_fd(), dir.as_fd()])
             .await?
@@ -284,6 +325,11 @@ impl Launcher {
             _ => Ok(()),
         }
     }
+}
+
+/// All of them, in their order.
+fn slots(files: &[OwnedFd]) -> Vec<u32> {
+    (0..files.len() as u32).collect()
 }
 
 fn unexpected(verb: &'static str) -> Error {

@@ -298,6 +298,7 @@ async fn a_program_that_is_not_there_is_a_precise_start_error() {
 fn hello(socket: &OwnedFd, oldest: u32, newest: u32) -> Body {
     let request = Request {
         id: 7,
+        trace: Vec::new(),
         verb: Some(Verb::Hello(Hello {
             oldest,
             newest,
@@ -340,6 +341,7 @@ async fn a_shim_and_an_agent_of_other_versions_work_together_or_say_why_not() {
     let silent = connect();
     let request = Request {
         id: 8,
+        trace: Vec::new(),
         verb: Some(Verb::Start(Start::default())),
     };
     message::send(&silent, &request.encode_to_vec(), &[]).unwrap();
@@ -428,12 +430,12 @@ async fn a_pod_keeps_its_namespaces_while_launchers_come_and_go() {
         users: None,
     };
     let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
-    let first = house.launcher.create_pod(&request).await.unwrap();
+    let first = house.launcher.create_pod(&request, &[]).await.unwrap();
     assert!(first.init_pid > 0 && first.shm.is_some());
     let status = fs::read_to_string(format!("/proc/{}/status", first.init_pid)).unwrap();
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
     assert!(status.contains("Seccomp:\t2"), "{status}");
-    let again = house.launcher.create_pod(&request).await.unwrap();
+    let again = house.launcher.create_pod(&request, &[]).await.unwrap();
     assert_eq!(
         inode(first.net.as_ref().unwrap()),
         inode(again.net.as_ref().unwrap())
@@ -455,7 +457,7 @@ async fn a_pod_keeps_its_namespaces_while_launchers_come_and_go() {
     };
     let error = house
         .launcher
-        .create_pod(&bad)
+        .create_pod(&bad, &[])
         .await
         .unwrap_err()
         .to_string();

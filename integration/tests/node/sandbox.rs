@@ -69,6 +69,33 @@ async fn containers_of_a_pod_share_network_ipc_hostname_and_shm_but_not_processe
     shell.finish().await
 }
 
+/// The lines of `/proc/PID/cgroup` of the process that is called `name` and has `mark`
+/// in its command line or its groups; without those of hierarchies that are not used.
+fn groups_of(name: &str, mark: &str) -> Result<Vec<String>> {
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let text = |file| std::fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let (groups, command) = (text("cgroup"), text("cmdline"));
+        if text("comm").trim() == name && (groups.contains(mark) || command.contains(mark)) {
+            let used = groups.lines().filter(|line| !line.ends_with(":/"));
+            return Ok(used.map(str::to_owned).collect());
+        }
+    }
+    anyhow::bail!("no process {name} of {mark}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shims_are_in_a_group_of_their_own_outside_of_the_pods() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let pod = shell.pod("one", OBEYS).await?;
+    let groups = groups_of("berth-shim", &pod.container)?;
+    assert!(!groups.is_empty());
+    for line in groups {
+        assert!(line.ends_with(&format!("/{}-shims", node.name())), "{line}");
+    }
+    shell.finish().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_pid_namespace_has_an_init_that_reaps() -> Result<()> {
     let shell = Shell::start().await?;
@@ -76,6 +103,9 @@ async fn a_shared_pid_namespace_has_an_init_that_reaps() -> Result<()> {
     let mut config = pod::sandbox(node, "pids");
     pod::namespace_options(&mut config).pid = cri::NamespaceMode::Pod.into();
     let pod = node.run_pod(&config).await?;
+    for line in groups_of("berth-pod-init", &pod)? {
+        assert!(line.ends_with(&format!("/pids/{pod}")), "{line}");
+    }
     let mut ids = Vec::new();
     for name in ["one", "two"] {
         let mut container = shell.container(name, OBEYS);

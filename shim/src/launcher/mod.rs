@@ -26,7 +26,10 @@ use nix::{
     },
 };
 
-use crate::wire::{self, Answer, Incoming, Step as _, unknown_verb};
+use crate::{
+    init,
+    wire::{self, Answer, Incoming, Step as _, unknown_verb},
+};
 
 pub(crate) use tree::{own_slim_namespace, own_whole_namespace};
 
@@ -104,6 +107,7 @@ impl Launcher {
     fn dispatch(&self, verb: Option<Verb>, fds: wire::Slots) -> Result<Answer, Failure> {
         match verb {
             Some(Verb::Launch(launch)) => start::shim(self, &launch, fds),
+            Some(Verb::EnterGroup(groups)) => enter_groups(&groups.cgroup_slots, fds),
             Some(Verb::CreatePod(pod)) => pods::create(&pod, fds),
             Some(Verb::OpenPod(pod)) => pods::open(&pod.id),
             Some(Verb::RemovePod(pod)) => {
@@ -113,4 +117,13 @@ impl Launcher {
             _ => Err(unknown_verb()),
         }
     }
+}
+
+/// Moves this process, in which there is one thread, as `tasks` asks for.
+fn enter_groups(named: &[u32], mut fds: wire::Slots) -> Result<Answer, Failure> {
+    for &slot in named {
+        init::join::move_self(fds.take(slot)?)
+            .step("cgroup", || "entering the group of the shims".to_owned())?;
+    }
+    Ok(Body::Done(Done {}).into())
 }

@@ -25,11 +25,6 @@ pub(super) fn shim(
 ) -> Result<Answer, Failure> {
     let listener = slots.take(0)?;
     let directory = slots.take(1)?;
-    let groups = launch
-        .cgroup_slots
-        .iter()
-        .map(|&slot| slots.take(slot))
-        .collect::<Result<Vec<_>, _>>()?;
     let args = ["berth-shim", "shim", &launch.id]
         .map(CString::new)
         .into_iter()
@@ -41,7 +36,7 @@ pub(super) fn shim(
     let side = unsafe { clone::clone3(Request::default()) };
     match side.step("shim", || "cloning".to_owned())? {
         Side::Child => {
-            let error = execute(launcher, &args, groups, [listener, directory]);
+            let error = execute(launcher, &args, [listener, directory]);
             complain(&format!("starting the shim of {}: {error}", launch.id));
             process::exit_now(127)
         }
@@ -53,16 +48,8 @@ pub(super) fn shim(
 }
 
 /// Returns only on failure. The agent notices it when nobody answers on the socket.
-fn execute(
-    launcher: &Launcher,
-    args: &[CString],
-    groups: Vec<OwnedFd>,
-    pass: [OwnedFd; 2],
-) -> std::io::Error {
+fn execute(launcher: &Launcher, args: &[CString], pass: [OwnedFd; 2]) -> std::io::Error {
     let prepare = || -> std::io::Result<[OwnedFd; 3]> {
-        for file in groups {
-            init::join::move_self(file)?;
-        }
         process::reset_signals()?;
         tree::enter(&launcher.slim)?;
         let [listener, directory] = pass;
