@@ -222,6 +222,10 @@ impl Container {
         if live.execs.iter().any(|running| running.id == exec.exec_id) {
             return Err(invalid(format!("exec {} exists already", exec.exec_id)));
         }
+        if let Some(other) = live.init.other() {
+            let started = other.exec(exec, &mut slots)?;
+            return Ok(live.began(exec, started));
+        }
         let opening = || "opening the container's groups".to_owned();
         let own = live
             .group
@@ -242,20 +246,7 @@ impl Container {
         };
         let started = exec::start(exec, &target, groups, &mut slots);
         match started {
-            Ok(mut started) => {
-                let answer = Answer {
-                    body: Body::ExecStarted(ExecStarted {
-                        pid: started.pid,
-                        notes: std::mem::take(&mut started.notes),
-                    }),
-                    fds: started.console.take().into_iter().collect(),
-                };
-                live.execs.push(Running {
-                    id: exec.exec_id.clone(),
-                    started,
-                });
-                Ok(answer)
-            }
+            Ok(started) => Ok(live.began(exec, started)),
             Err(failure) => {
                 live.group.forget_exec(&exec.exec_id);
                 Err(failure)
@@ -543,6 +534,11 @@ impl Container {
         }
         live.drain();
         live.log.finish();
+        if let Some(other) = live.init.other()
+            && let Err(failure) = other.delete()
+        {
+            complain(&format!("{}: {}", self.id, failure.detail));
+        }
         let kills = live.group.oom_kill_count().unwrap_or(live.oom_kills);
         let exited = Exited {
             id: self.id.clone(),
@@ -565,6 +561,22 @@ impl Container {
 }
 
 impl Live {
+    /// Keeps an exec that runs; what its caller gets.
+    fn began(&mut self, exec: &Exec, mut started: exec::Started) -> Answer {
+        let answer = Answer {
+            body: Body::ExecStarted(ExecStarted {
+                pid: started.pid,
+                notes: std::mem::take(&mut started.notes),
+            }),
+            fds: started.console.take().into_iter().collect(),
+        };
+        self.execs.push(Running {
+            id: exec.exec_id.clone(),
+            started,
+        });
+        answer
+    }
+
     fn fail(&mut self, failure: &Failure) {
         self.start_failure = Some(failure.clone());
         // The init has given up, or hangs in the kernel; either way it must go.

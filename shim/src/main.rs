@@ -30,6 +30,7 @@ mod launcher;
 mod listener;
 mod log;
 mod one_exec;
+mod other;
 mod process;
 mod serve;
 mod spawn;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use berth_proto::shim::{
-    Failure, IdMapping, NamespacePlan, NamespaceTarget, Plan, namespace_target::Mode,
+    Failure, IdMapping, NamespacePlan, NamespaceTarget, OtherRuntime, Plan, namespace_target::Mode,
 };
 use berth_sys::{
     clone::{self, Request, Side},
@@ -19,6 +19,7 @@ use crate::{
     init, label,
     listener::{self, Receiver},
     log::Stream,
+    other::Other,
     stdio::{self, Inside, Output, Outside},
     wire::{Slots, Step as _, invalid},
 };
@@ -45,7 +46,15 @@ pub(crate) struct Init {
     detached: bool,
     /// It waits before its root is made.
     pub(crate) held: bool,
-    handshake: OwnedFd,
+    birth: Birth,
+}
+
+/// Who brings the init to its program.
+enum Birth {
+    /// The init itself, told over this socket.
+    Own(OwnedFd),
+    /// Another runtime.
+    Other(Other),
 }
 
 /// The mode of a namespace in the plan; absent means the host's.
@@ -115,6 +124,9 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
         .namespaces
         .as_ref()
         .ok_or_else(|| invalid("the plan has no namespaces"))?;
+    if let Some(other) = &plan.other {
+        return spawn_by_other(plan, other, slots);
+    }
     if let Some(process) = &plan.process {
         label::check(process, plan.mount_labels)?;
     }
@@ -255,12 +267,54 @@ pub(crate) fn spawn(plan: &Plan, slots: &mut Slots) -> Result<Init, Failure> {
                 notes,
                 detached: plan.detached,
                 held: plan.hold,
-                handshake: ours,
+                birth: Birth::Own(ours),
             };
             init.take_terminal(fds)?;
             Ok(init)
         }
     }
+}
+
+/// Has another runtime create the container.
+fn spawn_by_other(plan: &Plan, given: &OtherRuntime, slots: &mut Slots) -> Result<Init, Failure> {
+    let other = Other::prepare(given, plan, slots)?;
+    let (inside, outside) = if plan.terminal {
+        (None, Outside::default())
+    } else {
+        let (inside, outside) = stdio::pipes(plan.io.unwrap_or_default().stdin)
+            .step("clone", || "making pipes".to_owned())?;
+        (Some(inside), outside)
+    };
+    let created = other.create(inside).and_then(|left| {
+        let read = || "reading what the runtime has made".to_owned();
+        let start_ticks = process::start_ticks(left.pid).step("clone", read)?;
+        let adjusted = fs::read_to_string(format!("/proc/{}/oom_score_adj", left.pid));
+        let adjusted = adjusted.step("clone", read)?.trim().parse().unwrap_or(0);
+        Ok((left, start_ticks, adjusted))
+    });
+    let (left, start_ticks, oom_score_adj) = match created {
+        Ok(created) => created,
+        Err(failure) => {
+            // It may have got half way; if that fails too, the first reason counts.
+            drop(other.delete());
+            return Err(failure);
+        }
+    };
+    let mut init = Init {
+        pid: left.pid,
+        pidfd: left.pidfd,
+        start_ticks,
+        oom_score_adj,
+        oom_score_adj_clamped: false,
+        outside,
+        console: None,
+        notes: Vec::new(),
+        detached: false,
+        held: false,
+        birth: Birth::Other(other),
+    };
+    init.take_terminal(left.console.into_iter().collect())?;
+    Ok(init)
 }
 
 /// The helper: enters what the shim must not, clones the init as a child of its own
@@ -384,11 +438,26 @@ fn abandon(pidfd: &OwnedFd) {
 }
 
 impl Init {
+    /// The runtime that made the container, if it was not this program.
+    pub(crate) fn other(&self) -> Option<&Other> {
+        match &self.birth {
+            Birth::Own(_) => None,
+            Birth::Other(other) => Some(other),
+        }
+    }
+
+    fn handshake(&self) -> Result<&OwnedFd, Failure> {
+        match &self.birth {
+            Birth::Own(handshake) => Ok(handshake),
+            Birth::Other(_) => Err(invalid("another runtime makes the container")),
+        }
+    }
+
     /// Lets an init that is held make its root, and waits until it has.
     pub(crate) fn assemble(&mut self, state: &[u8]) -> Result<(), Failure> {
-        child::say_go_with(&self.handshake, state)
-            .step("clone", || "waking the init".to_owned())?;
-        let (fds, notes) = await_ready(&self.handshake)?;
+        let handshake = self.handshake()?;
+        child::say_go_with(handshake, state).step("clone", || "waking the init".to_owned())?;
+        let (fds, notes) = await_ready(handshake)?;
         self.notes = notes;
         self.held = false;
         self.take_terminal(fds)
@@ -409,15 +478,19 @@ impl Init {
 
     /// Lets the init execute its program and waits until it has.
     pub(crate) fn execute(&self, state: &[u8], receiver: Option<&Receiver>) -> Result<(), Failure> {
-        child::say_go_with(&self.handshake, state).step("exec", || "waking the init".to_owned())?;
+        let handshake = match &self.birth {
+            Birth::Own(handshake) => handshake,
+            Birth::Other(other) => return other.start(),
+        };
+        child::say_go_with(handshake, state).step("exec", || "waking the init".to_owned())?;
         loop {
-            match child::listen(&self.handshake, EXECUTE_LIMIT_MS)
+            match child::listen(handshake, EXECUTE_LIMIT_MS)
                 .step("exec", || "waiting for the program to run".to_owned())?
             {
                 Word::Failed(failure) => return Err(failure),
                 Word::Listener(number) => {
                     let init = (self.pid, &self.pidfd);
-                    listener::pass_on(receiver, init, number, &self.handshake)?;
+                    listener::pass_on(receiver, init, number, handshake)?;
                 }
                 Word::End if self.has_executed() => return Ok(()),
                 Word::End | Word::Ready(..) => return Err(child::died("exec")),

@@ -107,6 +107,11 @@ impl Config {
         name.is_empty() || self.runtime_handlers.contains_key(name)
     }
 
+    /// The OCI runtime that handler `name` puts in the place of our own.
+    pub(crate) fn other_runtime(&self, name: &str) -> Option<&Path> {
+        self.runtime_handlers.get(name)?.path.as_deref()
+    }
+
     /// Every handler, the default one (with the empty name) first.
     pub(crate) fn handler_names(&self) -> impl Iterator<Item = &str> {
         std::iter::once("").chain(self.runtime_handlers.keys().map(String::as_str))
@@ -143,9 +148,12 @@ impl Default for CgroupConfig {
     }
 }
 
-/// A runtime handler; it has no settings of its own yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RuntimeHandler {}
+/// A runtime handler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RuntimeHandler {
+    /// Another OCI runtime that makes the containers; absolute.
+    pub(crate) path: Option<PathBuf>,
+}
 
 /// Section `[network]`. Its `mode` is checked and not kept: today there is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -87,16 +87,26 @@ fn runtime_handlers(root: &mut Section<'_>, config: &mut Config, file: &mut File
             );
         }
         match value.into_inner() {
-            DeValue::Table(table) => match table.keys().next() {
-                None => drop(config.runtime_handlers.insert(name, RuntimeHandler {})),
-                Some(key) => file.report(
-                    Some(key.span()),
-                    format!(
-                        "runtime_handlers.{name}.{}: unknown key; a handler has no settings yet",
-                        key.get_ref()
-                    ),
-                ),
-            },
+            DeValue::Table(table) => {
+                let mut handler = RuntimeHandler::default();
+                for (key, value) in table {
+                    let path = value.get_ref().as_str().map(PathBuf::from);
+                    match (key.get_ref().as_ref(), path) {
+                        ("path", Some(path)) if path.is_absolute() => handler.path = Some(path),
+                        ("path", _) => file.report(
+                            Some(value.span()),
+                            format!(
+                                "runtime_handlers.{name}.path: allowed: the absolute path of an OCI runtime"
+                            ),
+                        ),
+                        (other, _) => file.report(
+                            Some(key.span()),
+                            format!("runtime_handlers.{name}.{other}: unknown key; allowed: path"),
+                        ),
+                    }
+                }
+                config.runtime_handlers.insert(name, handler);
+            }
             other => file.report(
                 span,
                 format!(

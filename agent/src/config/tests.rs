@@ -135,6 +135,8 @@ fn numbers_have_bounds_and_sections_are_tables() {
         "[runtime_handlers]\nkata = 1",
         "[runtime_handlers]\n\"../x\" = {}",
         "[runtime_handlers.x]\ny = 1",
+        "[runtime_handlers]\nrunc = { path = \"runc\" }",
+        "[runtime_handlers]\nrunc = { path = 1 }",
         "[image]\nplatform = \"linux\"",
         "[image]\ninsecure_registries = [\"http://x\"]",
         "[image]\ninsecure_registries = [\"u:p@x\"]",
@@ -160,13 +162,18 @@ fn what_is_configured_is_what_is_there() {
     let config = parsed(
         "listen = [\"unix:///run/x.sock\", \"/run/y.sock\"]\n\
          [cgroup]\ndriver = \"cgroupfs\"\nparent = \"/a/b\"\n\
-         [runtime_handlers]\nberth = {}\n\
+         [runtime_handlers]\nberth = {}\nrunc = { path = \"/usr/sbin/runc\" }\n\
          [network]\nmtu = 1400\n\
          [image]\nplatform = \"linux/arm/v7\"\ndisk_reserve = \"5%\"\nkeep_blobs = false\n\
          [telemetry]\nlisten = \"off\"\n",
     );
     assert_eq!(config.listen(), ["unix:///run/x.sock", "/run/y.sock"]);
     assert_eq!(config.cgroup_parent(), "/a/b");
+    assert_eq!(config.other_runtime("berth"), None);
+    assert_eq!(
+        config.other_runtime("runc"),
+        Some(Path::new("/usr/sbin/runc"))
+    );
     assert!(config.has_handler("") && config.has_handler("berth"));
     assert!(!config.has_handler("kata"));
     assert_eq!(config.network.builtin.mtu, Some(1400));

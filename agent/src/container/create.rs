@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Container, Live, convert, devices, files,
+    other::Bundle,
     remove::{forget, tear_down},
     state::{Event, Processes, State},
     watch,
@@ -189,6 +190,7 @@ async fn build(
         record,
         description,
         plan,
+        bundle,
         volumes,
         group,
         missing,
@@ -259,6 +261,7 @@ async fn build(
         log: PathBuf::from(&container.record().log_path),
         exec_from: exec_from.clone(),
         description,
+        bundle,
     };
     let (plan, fds) = blocking("open what the container needs", move || {
         opening.open(plan, descriptors, group)
@@ -371,6 +374,8 @@ struct Prepared {
     /// The specification and who set what in it, for people and their tools.
     description: String,
     plan: PlanOutput,
+    /// Of another runtime that makes it.
+    bundle: Option<Bundle>,
     volumes: usize,
     group: GroupPath,
     /// Groups above it that will be made.
@@ -401,7 +406,7 @@ impl Inputs {
         let machine = Machine::native().ok_or_else(|| {
             Error::unimplemented("containers on this kind of machine are not supported")
         })?;
-        let plan = berth_plan::plan(
+        let mut plan = berth_plan::plan(
             &built.spec,
             &PlanInputs {
                 id: self.id.as_str(),
@@ -443,6 +448,20 @@ impl Inputs {
         )
         .map_err(unplanned)?;
         plan.limits.validate().map_err(crate::cgroup::convert)?;
+        let bundle = match node.config.other_runtime(&self.pod.runtime_handler) {
+            None => None,
+            Some(program) => {
+                let path = node.dirs.shim(&self.id).join(files::BUNDLE);
+                let spec = &built.spec;
+                Some(Bundle::plan(
+                    &mut plan,
+                    spec,
+                    program,
+                    path,
+                    group.as_str(),
+                )?)
+            }
+        };
         let missing = Group::missing_ancestors(&node.layout, &group);
         let sources: serde_json::Map<_, _> = built
             .provenance
@@ -491,6 +510,7 @@ impl Inputs {
             record,
             description,
             plan,
+            bundle,
             volumes: built.volumes,
             group,
             missing,
@@ -649,6 +669,7 @@ struct Opening {
     log: PathBuf,
     exec_from: berth_proto::shim::ProcessPlan,
     description: String,
+    bundle: Option<Bundle>,
 }
 
 impl Opening {
@@ -736,6 +757,9 @@ impl Opening {
                     return Err(Error::internal("the agent has no streams to give"));
                 }
             });
+        }
+        if let Some(bundle) = &self.bundle {
+            fds.push(bundle.write()?);
         }
         Ok((output.plan, fds))
     }

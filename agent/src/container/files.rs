@@ -19,6 +19,8 @@ pub(super) const WORK: &str = "work";
 pub(super) const VOLUMES: &str = "volumes";
 /// The specification and who set what in it, in the shim's directory.
 pub(super) const DESCRIPTION: &str = "spec.json";
+/// What another runtime makes a container from, in the shim's directory.
+pub(super) const BUNDLE: &str = "bundle";
 /// What execs start from, in the shim's directory.
 pub(super) const PROCESS: &str = "process";
 

@@ -10,6 +10,7 @@ mod exec;
 mod files;
 mod log;
 mod oom_score;
+mod other;
 mod recover;
 mod remove;
 mod start;

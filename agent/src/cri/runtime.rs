@@ -58,8 +58,10 @@ impl RuntimeService for Runtime {
             .map(|name| cri::RuntimeHandler {
                 name: name.to_owned(),
                 features: Some(cri::RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: true,
-                    user_namespaces: node.facts.no_user_namespaces().is_none(),
+                    // Another runtime may be of any age.
+                    recursive_read_only_mounts: node.config.other_runtime(name).is_none(),
+                    user_namespaces: node.config.other_runtime(name).is_none()
+                        && node.facts.no_user_namespaces().is_none(),
                 }),
             })
             .collect();

@@ -61,6 +61,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
                 readonly: root.readonly().unwrap_or(false),
                 propagation: root_propagation(linux)?,
                 staging: String::new(),
+                layers_staging: String::new(),
             })
         })
         .transpose()?;
@@ -154,6 +155,7 @@ pub fn plan(spec: &Spec, inputs: &PlanInputs<'_>) -> Result<PlanOutput, PlanErro
         create_container_hooks: hooked.create_container,
         start_container_hooks: hooked.start_container,
         mount_labels: !label.is_empty(),
+        other: None,
     };
     Ok(PlanOutput {
         plan,

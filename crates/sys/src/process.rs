@@ -117,6 +117,17 @@ pub fn try_wait_pidfd(pidfd: impl AsFd) -> io::Result<Option<Ending>> {
     Ok((pid != 0).then(|| Ending::from_siginfo(info.si_code, status)))
 }
 
+/// Whether the process behind `pidfd`, ended or not, is a child of the caller. Reaps nothing.
+///
+/// # Errors
+/// ECHILD if it is not.
+pub fn has_child(pidfd: impl AsFd) -> io::Result<()> {
+    let id = pidfd.as_fd().as_raw_fd() as libc::id_t;
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: no siginfo is wanted, so only integers are passed.
+    check_int(unsafe { libc::waitid(libc::P_PIDFD, id, std::ptr::null_mut(), flags) }).map(drop)
+}
+
 /// Waits for the child behind `pidfd` and reaps it.
 ///
 /// # Errors

@@ -26,6 +26,7 @@ mod logs;
 mod mirrors;
 mod names;
 mod network;
+mod other_runtimes;
 mod platforms;
 mod push;
 mod registry;

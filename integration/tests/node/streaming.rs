@@ -89,14 +89,14 @@ pub async fn rest(reader: &mut Option<StreamReader>) -> Vec<u8> {
     all
 }
 
-struct Done {
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-    verdict: Option<Verdict>,
+pub struct Done {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub verdict: Option<Verdict>,
 }
 
 /// Runs a command to its end with `input` as its stdin.
-async fn exec(
+pub async fn exec(
     node: &Node,
     container: &str,
     command: &[&str],

@@ -21,7 +21,7 @@ use crate::wire::{Slots, Step as _, invalid, system};
 const STAGING: &str = "/mnt";
 
 /// Mounts the root and returns a descriptor of it.
-pub(super) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
+pub(crate) fn assemble(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
     stage_made(plan, make(plan, slots)?)
 }
 
@@ -78,15 +78,15 @@ fn make(plan: &Plan, slots: &Slots) -> Result<OwnedFd, Failure> {
     match (root.layers.as_slice(), root.upper.as_str()) {
         // The tree is the root itself, with what is mounted below it.
         ([], "") => whole(tree),
-        ([only], "") => bind(tree, only),
+        ([only], "") => bind(root, tree, only),
         (_, "") => overlay(root, tree, false),
         _ => overlay(root, tree, true),
     }
 }
 
 /// A directory of the tree as the root.
-fn bind(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
-    stage(tree)?;
+fn bind(root: &RootPlan, tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
+    stage(root, tree)?;
     let directory = below(tree, path)?;
     let what = || format!("cloning the tree at {path:?}");
     mount::clone_tree(&directory, c"", true).step("rootfs", what)
@@ -100,10 +100,14 @@ fn whole(tree: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
 
 /// Attaches the tree; the pivot takes it off again. The kernel clones only what is
 /// mounted in this namespace, and before Linux 6.15 overlay clones its layers like that.
-fn stage(tree: BorrowedFd<'_>) -> Result<(), Failure> {
+fn stage(root: &RootPlan, tree: BorrowedFd<'_>) -> Result<(), Failure> {
     let what = || "attaching the tree of the layers".to_owned();
     mount::set_attributes(tree, 0, 0, libc::MS_PRIVATE, true).step("rootfs", what)?;
-    let staging = std::fs::File::open(STAGING).step("rootfs", || STAGING.to_owned())?;
+    let staging = match root.layers_staging.as_str() {
+        "" => STAGING,
+        given => given,
+    };
+    let staging = std::fs::File::open(staging).step("rootfs", || staging.to_owned())?;
     mount::attach(tree, &staging).step("rootfs", what)
 }
 
@@ -114,7 +118,7 @@ fn below(tree: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Failure> {
 }
 
 fn overlay(root: &RootPlan, tree: BorrowedFd<'_>, writable: bool) -> Result<OwnedFd, Failure> {
-    stage(tree)?;
+    stage(root, tree)?;
     let layers = root
         .layers
         .iter()
