@@ -14,7 +14,7 @@ use crate::{
     config::Config,
     container,
     error::Error,
-    image::Images,
+    image::{self, Images},
     kernel,
     listen::{Progress, private_directory},
     network::PodNetwork,
@@ -107,6 +107,10 @@ pub(crate) async fn start(
     tokio::spawn(async move { retired.run_until_cancelled(watching).await });
     let retired = node.retired.clone();
     tokio::spawn(async move { retired.run_until_cancelled(sweeping).await });
+    let every = std::time::Duration::from_secs(node.config.image.collect_seconds);
+    let collecting = image::collect_at_intervals(Arc::downgrade(&node), every);
+    let retired = node.retired.clone();
+    tokio::spawn(async move { retired.run_until_cancelled(collecting).await });
     let streaming = Streaming::start(&node, handed_over).await?;
     // This is the only place that sets it.
     drop(node.streaming.set(streaming));

@@ -55,6 +55,13 @@ pub(crate) fn documents(data: &[u8]) {
     fuzzing::documents(data);
 }
 
+/// So are files of mirrors.
+pub(crate) fn hosts(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        fuzzing::hosts(text);
+    }
+}
+
 /// So are the ways to authenticate that a registry offers.
 pub(crate) fn challenges(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {

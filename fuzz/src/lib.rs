@@ -11,6 +11,7 @@
 
 mod images;
 mod logs;
+mod people;
 mod protocols;
 mod requests;
 
@@ -28,6 +29,16 @@ mod spec;
 )]
 mod log_reader;
 
+#[allow(
+    dead_code,
+    reason = "berthctl's modules as they are, of which a part is used here"
+)]
+mod credentials;
+
+#[allow(dead_code, reason = "the agent's module as it is")]
+#[path = "../../agent/src/sandbox/lines.rs"]
+mod lines;
+
 /// A target: its name and what is done with the input.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -40,6 +51,9 @@ pub const TARGETS: &[Target] = &[
     ("layer", images::layer),
     ("import", images::import),
     ("challenges", images::challenges),
+    ("hosts", images::hosts),
+    ("credentials", people::credentials),
+    ("resolver", people::resolver),
     ("accounts", requests::accounts),
     ("request", requests::request),
     ("seccomp", requests::seccomp),

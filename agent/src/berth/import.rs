@@ -15,13 +15,15 @@ use tonic::Streaming;
 
 use super::pull::platform;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     image,
     node::Node,
 };
 
 /// A sender that is silent for so long has gone.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Between two looks at the free space.
+const LOOK: u64 = 8 << 20;
 /// Most that is taken; the disk's own limit usually comes first.
 const LARGEST: u64 = 64 * 1024 * 1024 * 1024;
 
@@ -46,7 +48,7 @@ pub(super) async fn import(
     let failed = |error| Error::io("keep the bytes of an import", error);
     // Without a name, so that nothing stays whatever happens.
     let mut file: File = tempfile::tempfile_in(&node.dirs.root).map_err(failed)?;
-    let mut length = 0_u64;
+    let (mut length, mut looked) = (0_u64, 0);
     while let Some(part) = next(&mut stream).await? {
         let Part::Chunk(chunk) = part else {
             return Err(Error::invalid("an import has one header"));
@@ -56,6 +58,13 @@ pub(super) async fn import(
             return Err(Error::invalid(format!(
                 "an import of more than {LARGEST} bytes is refused"
             )));
+        }
+        if length >= looked {
+            looked = length + LOOK;
+            node.images.store.room().map_err(|error| {
+                Error::new(Kind::ResourceExhausted, "keep the bytes of an import")
+                    .with_source(error)
+            })?;
         }
         file.write_all(&chunk).map_err(failed)?;
     }

@@ -23,6 +23,9 @@ pub(crate) struct ImageConfig {
     pub(crate) push_chunk_bytes: u64,
     /// Whether compressed layers are kept, which push and save need.
     pub(crate) keep_blobs: bool,
+    /// Seconds between two deletions of what no image owns, such as the layers of pulls that
+    /// failed; it is done after each removal of an image too.
+    pub(crate) collect_seconds: u64,
     /// What pulls leave free on the image store's file system.
     pub(crate) disk_reserve: Reserve,
 }
@@ -72,6 +75,7 @@ impl Default for ImageConfig {
             max_image_bytes: 64 << 30,
             push_chunk_bytes: 64 << 20,
             keep_blobs: true,
+            collect_seconds: 3600,
             disk_reserve: Reserve::Bytes(256 << 20),
         }
     }

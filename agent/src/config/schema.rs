@@ -186,6 +186,12 @@ fn image(root: &mut Section<'_>, config: &mut Config, file: &mut File<'_>) {
         &mut image.push_chunk_bytes,
         |n: i64| number(n, 1 << 10..=i64::MAX),
     );
+    section.read(
+        file,
+        "collect_seconds",
+        &mut image.collect_seconds,
+        |n: i64| number(n, 1..=30 * 24 * 3600),
+    );
     section.read(file, "keep_blobs", &mut image.keep_blobs, Ok);
     section.read(
         file,

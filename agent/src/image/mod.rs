@@ -31,7 +31,7 @@ use crate::{
 pub(crate) use facts::facts;
 pub(crate) use pull::{Machines, import, parse, pull};
 pub(crate) use push::{check_login, push};
-pub(crate) use remove::{collect, collect_after, remove};
+pub(crate) use remove::{collect, collect_after, collect_at_intervals, remove};
 pub(crate) use save::{Sink, export};
 pub(crate) use tag::{Untag, tag, untag};
 pub(crate) use view::{fs_usage, list, status};

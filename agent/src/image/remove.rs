@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
 };
 
 use berth_image::LiveSet;
@@ -88,6 +89,25 @@ pub(crate) async fn collect(node: &Arc<Node>) -> Result<Findings> {
     .await?;
     node.images.garbage.store(false, Ordering::Release);
     Ok(freed)
+}
+
+/// Collects for as long as the node lives: pulls that failed leave whole layers, which the
+/// next try finds, and a collection may itself have failed.
+pub(crate) async fn collect_at_intervals(node: Weak<Node>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(node) = node.upgrade() else {
+            return;
+        };
+        match collect(&node).await {
+            Ok(freed) if freed.total() == 0 => {}
+            Ok(freed) => tracing::info!(%freed, "deleted what no image owns"),
+            Err(error) => tracing::warn!(
+                error = error.sentence(),
+                "what no image owns could not be deleted"
+            ),
+        }
+    }
 }
 
 /// After the end of a container: its image may have been removed before it.

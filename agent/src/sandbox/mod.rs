@@ -6,6 +6,7 @@
 
 mod files;
 mod group;
+mod lines;
 mod recover;
 mod remove;
 mod run;

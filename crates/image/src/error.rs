@@ -126,8 +126,8 @@ pub enum Error {
     /// The disk has too little room for an image that is to be pulled.
     #[error(
         "the image needs at least {needed} bytes, but the image store's file system has {free} \
-         left, of which {reserve} are kept in reserve (image.disk_reserve); remove images or \
-         enlarge it"
+         left, of which {reserve} are kept in reserve (image.disk_reserve) and {promised} are \
+         promised to other pulls; remove images or enlarge it"
     )]
     NoRoom {
         /// Bytes that will be written, as far as is known.
@@ -136,6 +136,8 @@ pub enum Error {
         free: u64,
         /// Bytes that must stay free.
         reserve: u64,
+        /// Bytes that pulls on their way will still take.
+        promised: u64,
     },
     /// A layer's transfer, which other pulls may have waited for too, has failed.
     #[error(transparent)]
@@ -250,6 +252,8 @@ fn archive(error: &ArchiveError) -> Kind {
     match error {
         ArchiveError::Tar(tar) => tar_kind(tar),
         ArchiveError::Read(source) => io_kind(source),
+        ArchiveError::Inflate(_) => Kind::DataLoss,
+        ArchiveError::Compressed { .. } => Kind::Unsupported,
         ArchiveError::Missing { .. } | ArchiveError::Invalid { .. } => Kind::InvalidImage,
         ArchiveError::TooLarge { .. } => Kind::TooLarge,
     }

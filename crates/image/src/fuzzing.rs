@@ -38,3 +38,21 @@ pub fn challenges(text: &str) {
         assert!(realm.len() <= text.len());
     }
 }
+
+/// Reads `text` as a `hosts.toml`; whoever is asked then is asked over HTTP.
+pub fn hosts(text: &str) {
+    let Ok(own) = reqwest::Url::parse("https://registry.example/v2/") else {
+        return;
+    };
+    let Some((places, mirrors)) = registry::places(text, &own) else {
+        return;
+    };
+    assert_eq!(places.len(), mirrors + 1);
+    for place in places {
+        assert!(matches!(place.scheme(), "http" | "https"), "{place}");
+        assert!(place.host_str().is_some_and(|host| !host.is_empty()));
+        // Anything else would be sent to it with each request, or shown in messages.
+        assert!(place.username().is_empty() && place.password().is_none());
+        assert!(place.path().ends_with('/'), "{place}");
+    }
+}

@@ -122,6 +122,101 @@ async fn a_pull_that_comes_to_the_reserve_is_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pulls_that_fit_alone_are_not_admitted_together() {
+    let (small, registry) = (Small::new(24 << 20), Registry::start().await);
+    let image = |n: u64| Image::new(&[large_layer("large", 4 << 20, n)]);
+    let images = [image(1), image(3), image(5)];
+    for (n, image) in images.iter().enumerate() {
+        registry.image("a", &n.to_string(), image);
+    }
+    let name = |n: u32| registry.reference(&format!("a:{n}"));
+    // 4 MiB and what they unpack to; one of them is on its way for as long as the test wants.
+    let slow = berth_image::Digest::of(&images[0].layers[0]).to_string();
+    registry.rule(move |seen, _| {
+        let mut hang = ground::registry::Answer::ok("");
+        hang.hang = true;
+        seen.path.ends_with(&slow).then_some(hang)
+    });
+    let store = small.store(2 << 20);
+    let first = {
+        let (store, name) = (store.clone(), name(0));
+        tokio::spawn(async move { pull(&store, request(&name)).await })
+    };
+    while registry.asked_for(&images[0].layers[0]).is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let error = pull(&store, request(&name(1))).await.unwrap_err();
+    let Error::NoRoom { promised, free, .. } = error else {
+        panic!("{error}");
+    };
+    assert!(promised > 10 << 20 && free > 20 << 20, "{promised} {free}");
+    assert!(registry.asked_for(&images[1].layers[0]).is_empty());
+    // The same image is promised nothing twice.
+    let same = tokio::time::timeout(
+        std::time::Duration::from_millis(300),
+        pull(&store, request(&name(0))),
+    );
+    assert!(same.await.is_err(), "it did not join the other pull");
+
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    registry.clear_rules();
+    let stored = pull(&store, request(&name(1))).await.unwrap();
+    // What was promised and has been taken is not counted twice.
+    drop(stored);
+    store.collect(&LiveSet::default()).unwrap();
+    pull(&store, request(&name(2))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_during_an_import_is_not_damaged() {
+    let small = Small::new(24 << 20);
+    let files = Tar::new()
+        .bytes("noise", &ground::noise(3 << 20, 7))
+        .dir("empty", 0o700)
+        .end();
+    let options = berth_image::ImportOptions {
+        format: berth_image::ImportFormat::Rootfs,
+        reference: None,
+        config: None,
+        platform: ground::amd64(),
+        all_platforms: true,
+    };
+    let tracker = berth_phase::Tracker::unobserved("test-import");
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let (mut refused, mut done) = (0, 0);
+    for step in 0..40 {
+        let store = small.store(0);
+        let hog = small.fill(step * (256 << 10));
+        match store.import(&files[..], &options, &tracker, &cancel) {
+            Ok(images) => {
+                done += 1;
+                drop(images);
+            }
+            Err(error) => {
+                refused += 1;
+                assert_eq!(error.kind(), Kind::NoSpace, "{error:?}");
+            }
+        }
+        assert!(names(&store, "ingest").is_empty());
+        std::fs::remove_file(hog).unwrap();
+        let (image, _) = store
+            .import(&files[..], &options, &tracker, &cancel)
+            .unwrap()
+            .remove(0);
+        let layer = store.path().join(&image.layers[0]);
+        assert_eq!(
+            std::fs::metadata(layer.join("noise")).unwrap().len(),
+            3 << 20
+        );
+        drop(image);
+        store.collect(&LiveSet::default()).unwrap();
+        ground::assert_empty(&store);
+    }
+    assert!(refused > 10 && done > 2, "{refused} refused, {done} done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_never_damages_the_store() {
     let (small, registry) = (Small::new(24 << 20), Registry::start().await);
     // Implied directories and a link make the second layer one that is completed.

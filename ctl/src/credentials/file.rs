@@ -10,30 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use base64::{
-    Engine as _,
-    alphabet::STANDARD,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use berth_proto::cri::AuthConfig;
-use serde_json::{Map, Value, json};
 
-use super::{helper, registry::Registry};
+use super::{content::Content, helper, registry::Registry};
 use crate::failure::{Failure, Outcome};
 
 /// Far above any file of credentials.
 const LARGEST: u64 = 4 << 20;
-/// Some write the padding, some do not.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 /// A credential file as it was read.
 #[derive(Debug)]
 pub(super) struct CredentialFile {
     path: PathBuf,
-    members: Map<String, Value>,
+    content: Content,
 }
 
 impl CredentialFile {
@@ -60,23 +48,9 @@ impl CredentialFile {
         file.take(LARGEST)
             .read_to_string(&mut text)
             .map_err(|error| failed(error.to_string()))?;
-        if text.trim().is_empty() {
-            return Ok(Some(Self::empty(path)));
-        }
-        // Where the mistake is, and never what stands there.
-        let members = match serde_json::from_str(&text) {
-            Ok(Value::Object(members)) => members,
-            Ok(_) => return Err(failed("it is JSON, but no object".to_owned())),
-            Err(error) => {
-                let (line, column) = (error.line(), error.column());
-                return Err(failed(format!(
-                    "it is not JSON at line {line}, column {column}"
-                )));
-            }
-        };
         Ok(Some(Self {
             path: path.to_owned(),
-            members,
+            content: Content::parse(&text).map_err(failed)?,
         }))
     }
 
@@ -84,7 +58,7 @@ impl CredentialFile {
     pub(super) fn empty(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            members: Map::new(),
+            content: Content::default(),
         }
     }
 
@@ -98,7 +72,7 @@ impl CredentialFile {
         registry: &Registry,
         repository: &str,
     ) -> Outcome<Option<AuthConfig>> {
-        if let Some(name) = self.helper(registry)
+        if let Some(name) = self.content.helper(registry)
             && let Some(pair) = helper::get(name, registry.key()).await?
         {
             let mut auth = AuthConfig {
@@ -113,31 +87,20 @@ impl CredentialFile {
             }
             return Ok(Some(auth));
         }
-        let entries = self.auths().into_iter().flatten();
-        let fitting = entries.filter_map(|(key, entry)| {
-            let fit = registry.fit(key, repository)?;
-            Some((fit, decode(registry, entry)?))
-        });
-        Ok(fitting.max_by_key(|(fit, _)| *fit).map(|(_, auth)| auth))
+        Ok(self.content.find(registry, repository))
     }
 
     /// Keeps credentials, with the helper that the file names or in the file
     /// itself; says whether as plain text.
     pub(super) async fn keep(&mut self, registry: &Registry, auth: &AuthConfig) -> Outcome<bool> {
-        if let Some(name) = self.helper(registry) {
+        if let Some(name) = self.content.helper(registry) {
             helper::store(name, registry.key(), &auth.username, &auth.password).await?;
             // What lay here before would win once the helper forgets it.
-            self.remove_entries(registry);
+            self.content.remove(registry);
             self.write()?;
             return Ok(false);
         }
-        self.remove_entries(registry);
-        let pair = BASE64.encode(format!("{}:{}", auth.username, auth.password));
-        let auths = self.members.entry("auths").or_insert_with(|| json!({}));
-        if !auths.is_object() {
-            *auths = json!({});
-        }
-        auths[registry.key()] = json!({ "auth": pair });
+        self.content.put(registry, auth);
         self.write()?;
         Ok(true)
     }
@@ -145,40 +108,16 @@ impl CredentialFile {
     /// Forgets a registry; says whether anything was known.
     pub(super) async fn forget(&mut self, registry: &Registry) -> Outcome<bool> {
         let mut known = false;
-        if let Some(name) = self.helper(registry) {
+        if let Some(name) = self.content.helper(registry) {
             // Helpers do not agree whether forgetting nothing is a failure.
             known = helper::get(name, registry.key()).await?.is_some()
                 && helper::erase(name, registry.key()).await?;
         }
-        if self.remove_entries(registry) {
+        if self.content.remove(registry) {
             known = true;
             self.write()?;
         }
         Ok(known)
-    }
-
-    fn helper(&self, registry: &Registry) -> Option<&str> {
-        let by_host = self.members.get("credHelpers").and_then(Value::as_object);
-        let own = by_host.into_iter().flatten();
-        let own = own.filter(|(key, _)| registry.fit(key, "") == Some(0));
-        let own = own.map(|(_, name)| name).next();
-        own.or(self.members.get("credsStore"))?
-            .as_str()
-            .filter(|name| !name.is_empty())
-    }
-
-    fn auths(&self) -> Option<&Map<String, Value>> {
-        self.members.get("auths")?.as_object()
-    }
-
-    /// Removes what is for the whole registry; what is for a part of it stays.
-    fn remove_entries(&mut self, registry: &Registry) -> bool {
-        let Some(auths) = self.members.get_mut("auths").and_then(Value::as_object_mut) else {
-            return false;
-        };
-        let before = auths.len();
-        auths.retain(|key, _| registry.fit(key, "") != Some(0));
-        auths.len() != before
     }
 
     /// Replaces the file in one step, readable by its owner alone.
@@ -201,8 +140,7 @@ impl CredentialFile {
         }
         // Made with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-        let text =
-            serde_json::to_string_pretty(&self.members).map_err(|error| failed(error.into()))?;
+        let text = self.content.text().map_err(|error| failed(error.into()))?;
         file.write_all(text.as_bytes())
             .and_then(|()| file.write_all(b"\n"))
             .and_then(|()| file.as_file().sync_all())
@@ -210,34 +148,4 @@ impl CredentialFile {
         file.persist(&path).map_err(|error| failed(error.error))?;
         Ok(())
     }
-}
-
-/// One entry of `auths`; `None` if it says nothing (a helper's place holder).
-fn decode(registry: &Registry, entry: &Value) -> Option<AuthConfig> {
-    let text = |name: &str| {
-        entry
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let mut auth = AuthConfig {
-        username: text("username"),
-        password: text("password"),
-        identity_token: text("identitytoken"),
-        registry_token: text("registrytoken"),
-        server_address: registry.key().to_owned(),
-        ..AuthConfig::default()
-    };
-    if auth.username.is_empty() {
-        let bytes = BASE64.decode(text("auth").trim()).unwrap_or_default();
-        let pair = String::from_utf8(bytes).unwrap_or_default();
-        if let Some((username, password)) = pair.split_once(':') {
-            auth.username = username.to_owned();
-            // Old writers filled the last block with zero bytes.
-            auth.password = password.trim_end_matches('\0').to_owned();
-        }
-    }
-    let some = [&auth.username, &auth.identity_token, &auth.registry_token];
-    some.iter().any(|part| !part.is_empty()).then_some(auth)
 }

@@ -9,6 +9,7 @@
 //!
 //! Only what is for the registry of the image at hand is ever given to the agent.
 
+mod content;
 mod file;
 mod helper;
 mod registry;

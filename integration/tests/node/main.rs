@@ -12,6 +12,7 @@ mod client_crictl;
 mod client_ctl;
 mod client_python;
 mod client_terminal;
+mod collection;
 mod doctor;
 mod events;
 mod exec;

@@ -34,6 +34,17 @@ pub enum ArchiveError {
     /// Its bytes cannot be read.
     #[error("the archive cannot be read")]
     Read(#[source] io::Error),
+    /// Its compression is broken.
+    #[error("the archive cannot be decompressed")]
+    Inflate(#[source] io::Error),
+    /// Compressed as nothing here reads.
+    #[error(
+        "the archive is compressed with {program}; unpack it with that first, or use gzip or zstd"
+    )]
+    Compressed {
+        /// The program.
+        program: &'static str,
+    },
     /// A file it must have.
     #[error("the archive has no file {name}")]
     Missing {
@@ -96,7 +107,7 @@ pub type Imported = (StoredImage, Vec<Reference>);
 const IMAGES_MAX: usize = 64;
 
 impl Store {
-    /// Makes images of a tar stream, plain or gzip. Blocks.
+    /// Makes images of a tar stream: plain, gzip or zstd. Blocks.
     ///
     /// # Errors
     /// [`Error`]; nothing half-made stays.

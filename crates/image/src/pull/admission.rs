@@ -2,21 +2,28 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::layer::{LayerJob, Missing};
-use crate::{Error, layer::Room, store::Inner, unpack::Compression};
+use super::{
+    layer::{LayerJob, Missing},
+    promise::Promise,
+};
+use crate::{Error, store::Inner, unpack::Compression};
 
 /// Bytes on disk per compressed byte, at least: ordinary layers inflate to two or three
 /// times their size. What is larger ends at the reserve while it is unpacked.
 const INFLATES_TO: u64 = 2;
 
-/// Which layers are to be fetched or unpacked. Blocks.
+/// Which layers are to be fetched or unpacked, and the room for that, which is promised
+/// to nobody else until the promise is dropped. Blocks.
 ///
 /// # Errors
 /// [`Error::NoRoom`] if they will not fit.
-pub(super) fn admit(store: &Arc<Inner>, jobs: &[Arc<LayerJob>]) -> Result<Vec<bool>, Error> {
-    let mut needed = 0u64;
+pub(super) fn admit(
+    store: &Arc<Inner>,
+    jobs: &[Arc<LayerJob>],
+) -> Result<(Vec<bool>, Promise), Error> {
     let mut seen = HashSet::new();
     let mut wanted = Vec::new();
+    let mut needs = Vec::new();
     for job in jobs {
         let missing = job.missing()?;
         wanted.push(missing != Missing::Nothing);
@@ -29,33 +36,18 @@ pub(super) fn admit(store: &Arc<Inner>, jobs: &[Arc<LayerJob>]) -> Result<Vec<bo
             Compression::Plain => size,
             Compression::Gzip | Compression::Zstd => size.saturating_mul(INFLATES_TO),
         };
-        needed = needed.saturating_add(match missing {
-            Missing::Nothing => 0,
+        let bytes = match missing {
+            Missing::Nothing => continue,
             Missing::Blob => arriving,
             Missing::Directory => unpacked,
             Missing::Both => arriving.saturating_add(unpacked),
-        });
+        };
+        needs.push((job.key(), bytes));
     }
-    // What nothing must be written for fits on a full disk too.
-    if needed == 0 || fits(store, needed).is_ok() {
-        return Ok(wanted);
+    if let Ok(promise) = Promise::make(store, needs.clone()) {
+        return Ok((wanted, promise));
     }
     let ours: Vec<_> = jobs.iter().map(|job| &job.layer.digest).collect();
     store.drop_partials(&ours)?;
-    fits(store, needed)?;
-    Ok(wanted)
-}
-
-fn fits(store: &Inner, needed: u64) -> Result<(), Error> {
-    match store.limits.space(&store.layers) {
-        Some(Room { free, reserve }) if free.saturating_sub(reserve) < needed => {
-            Err(Error::NoRoom {
-                needed,
-                free,
-                reserve,
-            })
-        }
-        // One that cannot say answers ENOSPC when it is full.
-        _ => Ok(()),
-    }
+    Ok((wanted, Promise::make(store, needs)?))
 }

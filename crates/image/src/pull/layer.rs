@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     LayerState,
     arriving::{Arriving, Part, beginning},
-    transfer::Transfer,
+    transfer::{Key, Transfer},
 };
 use crate::{
     Error, Kind,
@@ -83,6 +83,13 @@ pub(super) enum Missing {
 }
 
 impl LayerJob {
+    pub(super) fn key(&self) -> Key {
+        Key {
+            blob: self.layer.digest.clone(),
+            diff_id: self.diff_id().cloned(),
+        }
+    }
+
     pub(super) fn diff_id(&self) -> Option<&Digest> {
         self.unpacking.as_ref().map(|unpacking| &unpacking.diff_id)
     }
@@ -175,6 +182,7 @@ impl LayerJob {
                 .await
                 .map_err(|(error, _)| error)?;
         }
+        store.promises.used(&self.key(), 1000);
         transfer.state(LayerState::Done);
         Ok(())
     }
@@ -234,6 +242,7 @@ impl LayerJob {
         let session = self.target.session()?;
         let mut blob = session.blob(&self.layer, from);
         let (mut fetched, mut reported) = (from, from);
+        let key = self.key();
         while let Some(chunk) = blob.next().await? {
             fetched += chunk.len() as u64;
             if sender.send(Part::Bytes(chunk)).await.is_err() {
@@ -243,6 +252,9 @@ impl LayerJob {
             if fetched >= reported + REPORT_BYTES {
                 reported = fetched;
                 transfer.fetched(fetched);
+                // What is unpacked comes a little behind; it is on the disk at the end only.
+                let thousandths = fetched.saturating_mul(999) / self.layer.size.max(1);
+                self.target.store.promises.used(&key, thousandths);
             }
         }
         transfer.fetched(fetched);

@@ -8,9 +8,11 @@
 mod admission;
 mod arriving;
 mod layer;
+mod promise;
 mod resolve;
 mod transfer;
 
+pub(crate) use promise::Promises;
 pub(crate) use transfer::Transfers;
 
 use std::{sync::Arc, time::Duration};
@@ -23,7 +25,7 @@ use tracing::Instrument as _;
 use self::{
     layer::{LayerJob, Target, Unpacking},
     resolve::Whole,
-    transfer::{Key, Step, Ticket},
+    transfer::{Step, Ticket},
 };
 use crate::{
     Error,
@@ -260,7 +262,7 @@ impl Pull {
         let jobs: Vec<Arc<LayerJob>> = jobs.map(Arc::new).collect();
         let (store, wanted) = (Arc::clone(&self.store), jobs.clone());
         let admit = move || admission::admit(&store, &wanted);
-        let missing = tokio::task::spawn_blocking(admit)
+        let (missing, _promise) = tokio::task::spawn_blocking(admit)
             .await
             .map_err(Error::Worker)??;
         self.enter(Phase::Fetch, "layers")?;
@@ -294,10 +296,7 @@ impl Pull {
         job: Arc<LayerJob>,
         cancel: CancellationToken,
     ) -> Result<(), Error> {
-        let key = Key {
-            blob: job.layer.digest.clone(),
-            diff_id: job.diff_id().cloned(),
-        };
+        let key = job.key();
         let mut joins = 0;
         loop {
             let job = Arc::clone(&job);

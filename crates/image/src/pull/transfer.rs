@@ -22,7 +22,7 @@ use crate::{Error, name::Digest, store::Inner};
 /// What a transfer brings. Equal archives may be compressed differently, and a false
 /// configuration may say that a blob is another archive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(crate) struct Key {
     pub(super) blob: Digest,
     /// None if it is not unpacked.
     pub(super) diff_id: Option<Digest>,

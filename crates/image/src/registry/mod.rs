@@ -20,6 +20,7 @@ mod token;
 
 pub use auth::Auth;
 pub(crate) use auth::realms;
+pub(crate) use hosts::places;
 pub(crate) use http::Clients;
 pub use origin::{Registries, TraceHeaders};
 pub use patience::Patience;

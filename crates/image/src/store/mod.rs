@@ -49,7 +49,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     Error, Limits,
     layer::{open_beneath, read_names, remove_tree},
-    pull::Transfers,
+    pull::{Promises, Transfers},
     registry::{Clients, Registries},
 };
 
@@ -102,6 +102,7 @@ pub(crate) struct Inner {
     /// One for each registry that layers come from at the moment.
     lanes: Mutex<HashMap<String, Arc<Semaphore>>>,
     pub(crate) transfers: Transfers,
+    pub(crate) promises: Promises,
     /// Held by whoever needs much memory to decompress.
     pub(crate) wide: Mutex<()>,
     /// One lock per blob and layer being made, so that two transfers do not make it twice.
@@ -153,6 +154,7 @@ impl Store {
             slots: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
             lanes: Mutex::default(),
             transfers: Transfers::default(),
+            promises: Promises::default(),
             wide: Mutex::default(),
             making: Mutex::default(),
             usage: Mutex::default(),
@@ -164,6 +166,14 @@ impl Store {
         store.0.forget_orphaned_meta()?;
         store.0.trim_partials(&PARTIAL_LIMITS)?;
         Ok(store)
+    }
+
+    /// Whether anything more may be written beside the store.
+    ///
+    /// # Errors
+    /// [`Exceeded`](crate::Exceeded) if no more than the reserve is free.
+    pub fn room(&self) -> Result<(), crate::Exceeded> {
+        self.0.limits.room(&self.0.layers)
     }
 
     /// The directory as it was given to [`Store::open`].

@@ -48,10 +48,10 @@ impl Compression {
 }
 
 /// The first bytes of a stream, which say how it is compressed.
-pub(super) struct Head(Vec<u8>);
+pub(crate) struct Head(Vec<u8>);
 
 impl Head {
-    pub(super) fn read(stream: &mut impl Read) -> io::Result<Self> {
+    pub(crate) fn read(stream: &mut impl Read) -> io::Result<Self> {
         let mut head = Vec::new();
         stream.take(HEAD).read_to_end(&mut head)?;
         Ok(Self(head))
@@ -95,16 +95,16 @@ impl Head {
 }
 
 /// Plain bytes of a stream.
-pub(super) enum Decoder<R: BufRead> {
+pub(crate) enum Decoder<R: BufRead> {
     Plain(Whole<R>),
     Gzip(Box<MultiGzDecoder<Whole<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Whole<R>>>),
 }
 
-pub(super) type Whole<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+pub(crate) type Whole<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
 
 impl<R: BufRead> Decoder<R> {
-    pub(super) fn new(head: Head, stream: R) -> io::Result<Self> {
+    pub(crate) fn new(head: Head, stream: R) -> io::Result<Self> {
         let (compression, window) = (head.compression(), head.window_log());
         if window > WINDOW_LOG_MAX {
             let exceeded = Exceeded::Window {

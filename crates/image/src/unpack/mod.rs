@@ -8,7 +8,7 @@ mod decoder;
 mod inflate;
 mod received;
 
-pub(crate) use decoder::Compression;
+pub(crate) use decoder::{Compression, Decoder, Head};
 pub(crate) use received::Keep;
 
 use std::{
@@ -20,10 +20,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    decoder::{Decoder, Head, WINDOW_LOG_FREE},
-    received::Received,
-};
+use self::{decoder::WINDOW_LOG_FREE, received::Received};
 use crate::{
     Error,
     layer::{Exceeded, Extracted, LayerError, LayerMeta, extract},
@@ -182,7 +179,7 @@ pub(crate) fn receive(
 }
 
 /// Layers whose decompression needs much memory are unpacked one at a time.
-fn wide_turn<'s>(
+pub(crate) fn wide_turn<'s>(
     store: &'s Inner,
     head: &Head,
     cancel: &CancellationToken,

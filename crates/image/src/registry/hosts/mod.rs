@@ -105,6 +105,21 @@ pub(super) struct Host {
     pub(super) namespace: Option<String>,
 }
 
+/// Where the hosts of a `hosts.toml` are, mirrors first, and how many of them are mirrors;
+/// `None` if it is refused.
+pub(crate) fn places(text: &str, own: &Url) -> Option<(Vec<Url>, usize)> {
+    let parsed = file::parse(text, std::path::Path::new("/hosts.d/registry")).ok()?;
+    let mirrors = parsed.hosts.len();
+    let hosts = parsed.hosts.into_iter().map(|entry| (entry, true));
+    let hosts = hosts.chain([(parsed.server, false)]);
+    let base = |(entry, mirror): (entry::Entry, bool)| {
+        let host = entry.into_host(own, "registry.example", mirror);
+        assert!(host.transport.ca.iter().all(|path| path.is_absolute()));
+        host.base
+    };
+    Some((hosts.map(base).collect(), mirrors))
+}
+
 /// The hosts of `reference`'s registry in the order in which they are asked,
 /// the registry itself last.
 ///
