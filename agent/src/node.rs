@@ -77,6 +77,11 @@ pub(crate) struct Facts {
     /// Unix nanoseconds.
     pub(crate) started_at: i64,
     pub(crate) warnings: Vec<String>,
+    /// A database that could not be used and still lies there: until it is taken away,
+    /// nothing that it may have owned is deleted.
+    pub(crate) aside: Option<PathBuf>,
+    /// Owners whose records this agent cannot read.
+    pub(crate) unreadable: BTreeSet<String>,
     /// What the kernel has and lacks.
     pub(crate) kernel: Vec<Feature>,
     /// Why pods cannot have users of their own; none inside if they can. Unknown before

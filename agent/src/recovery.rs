@@ -1,6 +1,7 @@
 //! From the store to a node that serves: read, ask the shims, compare with the
 //! kernel, settle, undo, and only then answer.
 
+pub(crate) mod copies;
 mod findings;
 pub(crate) mod stray;
 
@@ -91,6 +92,14 @@ pub(crate) async fn recover(
 async fn sweep(node: &Arc<Node>) -> Result<Findings> {
     let mut undone = Findings::default();
     for stray in stray::find(node).await? {
+        if node.facts.aside.is_some() && stray.is_durable() {
+            tracing::warn!(
+                kind = stray.kind,
+                place = stray.place,
+                "nobody owns this any more; it stays, since records were lost"
+            );
+            continue;
+        }
         undone.add(stray.kind, 1);
         if let Err(error) = stray::undo(node, &stray).await {
             tracing::warn!(

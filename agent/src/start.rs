@@ -1,6 +1,7 @@
 //! Putting the node together: directories, store, libraries, recovery.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,7 +22,10 @@ use crate::{
     node::{Directories, Facts, Node, Parts, now},
     operation::{Operations, Verb},
     recovery, sandbox,
-    store::{ContainerRecord, Everything, SandboxRecord, Store},
+    store::{
+        AddressRecord, Change, ContainerRecord, Durability, Effect, Everything, SandboxRecord,
+        Store,
+    },
     streaming::Streaming,
     telemetry::Telemetry,
     timeline::{Entry, Timeline},
@@ -151,7 +155,17 @@ pub(crate) async fn prepare(
         warnings.push(warning);
     }
     let store = opened.store;
-    let everything = store.load_all().await.map_err(Error::from).map_err(told)?;
+    let load = || async { store.load_all().await.map_err(Error::from).map_err(told) };
+    let mut everything = load().await?;
+    // Never settled: it is new.
+    if everything.settled_for_boot.is_none() && rebuild(&store, &dirs).await.map_err(told)? {
+        if opened.moved_aside.is_none() {
+            Store::mark_lost(&dirs.root)
+                .map_err(Error::from)
+                .map_err(told)?;
+        }
+        everything = load().await?;
+    }
     let Everything {
         sandboxes,
         containers,
@@ -161,7 +175,17 @@ pub(crate) async fn prepare(
         settled_for_boot,
         unreadable,
     } = everything;
+    let aside = Store::aside(&dirs.root);
+    if let Some(aside) = &aside {
+        warnings.push(format!(
+            "records were lost and nothing that they may have owned is deleted while {} is \
+             there; remove it when nothing is missed",
+            aside.display()
+        ));
+    }
+    let mut unreadable_owners = BTreeSet::new();
     for row in unreadable {
+        unreadable_owners.insert(row.id.clone());
         tracing::error!(
             table = row.table,
             id = row.id,
@@ -192,6 +216,8 @@ pub(crate) async fn prepare(
         facts: Facts {
             started_at: now(),
             warnings,
+            aside,
+            unreadable: unreadable_owners,
             kernel,
             ..Facts::default()
         },
@@ -225,6 +251,50 @@ fn launcher(program: Program, dirs: &Directories, layout: &Layout, config: &Conf
             Vec::new()
         })
     })
+}
+
+/// Fills a new database with the second copies of what the one before it had. Returns
+/// whether there was one before it: what it was about is there.
+async fn rebuild(store: &Store, dirs: &Directories) -> Result<bool, Error> {
+    let (sandboxes, containers) = recovery::copies::read_all(dirs);
+    let images = Store::image_copies(&dirs.root);
+    let kept = std::fs::read_dir(dirs.root.join("containers"))
+        .is_ok_and(|mut entries| entries.next().is_some());
+    if sandboxes.is_empty() && images.is_empty() && !kept {
+        return Ok(false);
+    }
+    tracing::warn!(
+        pods = sandboxes.len(),
+        containers = containers.len(),
+        images = images.len(),
+        "records are taken from their second copies"
+    );
+    let mut changes = Vec::new();
+    for record in &sandboxes {
+        changes.push(Change::put_sandbox(record)?);
+        // An address that is in use must not be given away.
+        let network = record.state.network();
+        for &ip in network.iter().flat_map(|network| &network.addresses) {
+            changes.push(Change::put_address(&AddressRecord {
+                ip,
+                owner: record.id.to_string(),
+                freed_at: None,
+            })?);
+        }
+    }
+    for record in &containers {
+        changes.push(Change::put_container(record)?);
+        // What the ledger alone knows of.
+        let effect = Effect::CgroupPath {
+            path: record.cgroup.clone(),
+        };
+        changes.push(Change::add_effect(record.id.as_str(), &effect)?);
+    }
+    for record in &images {
+        changes.push(Change::put_image(record)?);
+    }
+    store.write(changes, Durability::Synced).await?;
+    Ok(true)
 }
 
 /// Shims that are alive share their pages with those that come.

@@ -36,6 +36,7 @@ use crate::{
     ids::{ContainerId, Process},
     node::{Directories, Node, blocking, now},
     operation::{Context, Fingerprint, Request, Value, Verb},
+    recovery::copies,
     sandbox::Sandbox,
     spec::{self, Built, PodFiles, Users},
     store::{Change, ContainerRecord, Effect, ImageRecord, MadeBy, SandboxRecord, User},
@@ -296,6 +297,7 @@ async fn build(
             Ok(())
         })
         .await?;
+    copies::write_container(&node.dirs, &container.record());
     let live = Live::new(shim, Some(created.pidfd), exec_from);
     container.set_live(Some(live.clone()));
     watch::spawn(node.clone(), container.clone(), live, events);

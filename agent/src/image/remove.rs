@@ -57,6 +57,10 @@ pub(crate) async fn remove(node: &Arc<Node>, name: &str, deadline: Option<Instan
 /// # Errors
 /// Internal if the disk does not obey.
 pub(crate) async fn collect(node: &Arc<Node>) -> Result<Findings> {
+    if node.facts.aside.is_some() {
+        // Images that were lost with their records may be wanted back.
+        return Ok(Findings::default());
+    }
     let _turn = node.images.turn.lock().await;
     // Before the records are looked at: a container that is made meanwhile holds its layers.
     let collection = node.images.store.begin_collection();

@@ -41,6 +41,11 @@ pub(crate) struct Stray {
 }
 
 impl Stray {
+    /// Whether it may hold what somebody wants back: it survives a reboot.
+    pub(crate) fn is_durable(&self) -> bool {
+        matches!(self.kind, kind::WRITABLE_LAYER | kind::LOG_DIR)
+    }
+
     /// What undoing it does.
     pub(crate) fn plan(&self) -> String {
         match self.kind {
@@ -81,11 +86,14 @@ pub(crate) async fn find(node: &Arc<Node>) -> Result<Vec<Stray>> {
     }));
     let pods: BTreeSet<String> = node.sandboxes().iter().map(|s| s.id.to_string()).collect();
     let containers: BTreeSet<String> = node.containers().iter().map(|c| c.id.to_string()).collect();
+    let known = |id: &String| pods.contains(id) || node.facts.unreadable.contains(id);
     let mut found: Vec<Stray> = listed
         .into_iter()
         .filter(|stray| !pods.contains(&stray.owner) && !containers.contains(&stray.owner))
+        // On record, though in a form that this agent cannot read.
+        .filter(|stray| !node.facts.unreadable.contains(&stray.owner))
         .collect();
-    found.extend(pins.into_iter().filter(|id| !pods.contains(id)).map(|id| {
+    found.extend(pins.into_iter().filter(|id| !known(id)).map(|id| {
         let place = node.dirs.run.join("ns").display().to_string();
         bare(kind::POD_PIN, id, place)
     }));
@@ -93,7 +101,10 @@ pub(crate) async fn find(node: &Arc<Node>) -> Result<Vec<Stray>> {
     found.extend(
         links
             .into_iter()
-            .filter(|part| !pods.iter().any(|id| id.starts_with(part)))
+            .filter(|part| {
+                let mut all = pods.iter().chain(&node.facts.unreadable);
+                !all.any(|id| id.starts_with(part))
+            })
             .map(|part| bare(kind::VETH, part, node.network.name())),
     );
     found.sort_by(|a, b| (a.kind, &a.place, &a.owner).cmp(&(b.kind, &b.place, &b.owner)));

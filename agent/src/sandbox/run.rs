@@ -21,6 +21,7 @@ use crate::{
     ids::{Process, SandboxId},
     node::{Node, blocking, now},
     operation::{Context, Fingerprint, Request, Value, Verb},
+    recovery::copies,
     spec::Users,
     store::{Change, Durability, Effect, MadeBy, SandboxRecord},
 };
@@ -346,6 +347,7 @@ async fn build(node: &Arc<Node>, plan: Plan, context: &Context) -> Result<Value>
         })?
         .next(Event::Ready { at: now() })?;
     sandbox.replace(node, record).await?;
+    copies::write_sandbox(&node.dirs, &sandbox.record());
     tracing::info!(pod = %id, name = plan.name(), "pod sandbox is ready");
     Ok(Value::Id(id.to_string()))
 }

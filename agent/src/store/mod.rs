@@ -21,6 +21,7 @@
 //! reads the store once, when it starts.
 
 mod change;
+mod copies;
 mod error;
 mod ledger;
 mod load;
@@ -36,7 +37,7 @@ mod writer;
 use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -78,6 +79,7 @@ pub(crate) enum Durability {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     commands: mpsc::Sender<Command>,
+    root: Arc<Path>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -110,6 +112,7 @@ impl Store {
         Ok(Opened {
             store: Self {
                 commands,
+                root: root.into(),
                 thread: Arc::new(Mutex::new(Some(thread))),
             },
             moved_aside,
@@ -207,7 +210,10 @@ impl Store {
     /// As [`Store::write`].
     pub(crate) async fn put_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
         self.write(vec![Change::put_image(record)?], Durability::Synced)
-            .await
+            .await?;
+        let (root, record) = (self.root.clone(), record.clone());
+        self.copy(move || copies::write(&root, &record)).await;
+        Ok(())
     }
 
     /// Deletes an image's record and names.
@@ -216,7 +222,38 @@ impl Store {
     /// As [`Store::write`].
     pub(crate) async fn delete_image(&self, id: &str) -> Result<(), StoreError> {
         self.write(vec![Change::delete_image(id)], Durability::Synced)
-            .await
+            .await?;
+        let (root, id) = (self.root.clone(), id.to_owned());
+        self.copy(move || copies::remove(&root, &id)).await;
+        Ok(())
+    }
+
+    /// A copy that cannot be written costs a second safety, not the first.
+    async fn copy(&self, work: impl FnOnce() -> std::io::Result<()> + Send + 'static) {
+        let done = tokio::task::spawn_blocking(work).await;
+        if let Ok(Err(error)) = done {
+            tracing::warn!(%error, "the second copy of an image's record could not be written");
+        }
+    }
+
+    /// The images of `root` as their second copies have them. Blocks.
+    pub(crate) fn image_copies(root: &Path) -> Vec<ImageRecord> {
+        copies::read_all(root)
+    }
+
+    /// Remembers that the database of `root` has gone although what it was about is
+    /// there, as if it had been moved aside. Blocks.
+    ///
+    /// # Errors
+    /// If the disk does not take it.
+    pub(crate) fn mark_lost(root: &Path) -> Result<(), StoreError> {
+        schema::mark_lost(root)
+    }
+
+    /// A database of `root` that was moved aside, the newest, as long as nobody has
+    /// taken it away. Blocks.
+    pub(crate) fn aside(root: &Path) -> Option<PathBuf> {
+        schema::aside(root)
     }
 
     /// Enters an effect in the ledger; to be called before the effect is made.

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Below the root; mode 0700, because environments may hold secrets.
-const DIRECTORY: &str = "records";
+pub(super) const DIRECTORY: &str = "records";
 const NAME: &str = "berth.db";
 /// `BRTH`: marks the file as ours for tools such as file(1).
 const APPLICATION_ID: i64 = 0x4252_5448;
@@ -95,6 +95,32 @@ pub(super) fn open(root: &Path) -> Result<(Connection, PathBuf, Option<MovedAsid
     Ok((opened.0, path, opened.1))
 }
 
+/// The newest database that was moved aside and is still there.
+pub(super) fn aside(root: &Path) -> Option<PathBuf> {
+    let prefix = format!("{NAME}.broken-");
+    let mut found: Vec<PathBuf> = fs::read_dir(root.join(DIRECTORY))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(&prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+/// Puts an empty file where a database would lie that was moved aside.
+pub(super) fn mark_lost(root: &Path) -> Result<(), StoreError> {
+    let path = free_name(&root.join(DIRECTORY).join(NAME));
+    File::create(&path)
+        .map(drop)
+        .map_err(|error| StoreError::io("create", &path, error))
+}
+
 /// Another connection to a database that is open already.
 pub(super) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let connection =
@@ -172,7 +198,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn move_aside(path: &Path, why: String) -> Result<MovedAside, StoreError> {
+/// A name for a database that is moved aside.
+fn free_name(path: &Path) -> PathBuf {
     let seconds = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
@@ -183,6 +210,11 @@ fn move_aside(path: &Path, why: String) -> Result<MovedAside, StoreError> {
             break;
         }
     }
+    aside
+}
+
+fn move_aside(path: &Path, why: String) -> Result<MovedAside, StoreError> {
+    let aside = free_name(path);
     for suffix in ["", "-wal", "-shm"] {
         let name = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
         let from = name(path);

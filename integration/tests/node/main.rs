@@ -13,6 +13,7 @@ mod client_ctl;
 mod client_python;
 mod client_terminal;
 mod collection;
+mod damaged;
 mod doctor;
 mod events;
 mod exec;
