@@ -173,7 +173,6 @@ impl Container {
             start_failure: None,
             execs: Vec::new(),
         });
-        process::trim_heap();
         Ok(answer)
     }
 

@@ -214,6 +214,8 @@ impl Server {
 
     fn handle(&mut self, index: usize, incoming: Incoming) {
         let id = incoming.id;
+        // An exec waits for its answer; its memory goes back when it has ended.
+        let in_haste = matches!(incoming.verb, Some(Verb::Exec(_)));
         let answer = match (self.connections[index].greeted, incoming.verb) {
             (_, Some(Verb::Hello(hello))) => {
                 let body = wire::hello(&hello, "shim");
@@ -235,6 +237,9 @@ impl Server {
             // It went away, or does not read its answers; it can connect again.
             complain(&format!("a connection is dropped: {error}"));
             drop(self.connections.remove(index));
+        }
+        if !in_haste {
+            give_memory_back();
         }
     }
 
@@ -262,8 +267,12 @@ impl Server {
 
     /// Reaps what has ended; `true` if that was the container.
     fn reap(&mut self) -> bool {
-        for event in self.container.reap_execs() {
-            self.tell(&event);
+        let execs = self.container.reap_execs();
+        for event in &execs {
+            self.tell(event);
+        }
+        if !execs.is_empty() {
+            give_memory_back();
         }
         let Some(exited) = self.container.reap_init() else {
             return false;
@@ -292,5 +301,15 @@ impl Server {
                 }
             }
         });
+    }
+}
+
+/// What a verb has used up is not needed until the next; there are as many shims as
+/// containers, and most of them wait.
+fn give_memory_back() {
+    // SAFETY: a shim has one thread, that of `main`.
+    #[allow(unsafe_code, reason = "the stack below is given up")]
+    unsafe {
+        process::give_memory_back();
     }
 }

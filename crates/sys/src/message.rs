@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     path::Path,
 };
 
@@ -10,7 +10,7 @@ use nix::{
     cmsg_space,
     sys::socket::{
         AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        UnixAddr, accept4, bind, connect, listen, recvmsg, sendmsg, socket, socketpair,
+        UnixAddr, accept4, bind, connect, listen, recv, recvmsg, sendmsg, socket, socketpair,
     },
 };
 
@@ -114,14 +114,31 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
 /// EAGAIN if there is none and the socket is non-blocking; InvalidData for a
 /// datagram or descriptor list that was cut.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Datagram>> {
-    let mut bytes = vec![0; MAX_DATAGRAM];
+    // Its own length and no more: a buffer for the largest would stay on the heap of
+    // a shim that waits.
+    let mut bytes = vec![0; next_length(socket.as_fd())?.min(MAX_DATAGRAM)];
     let (length, fds) = receive_into(socket, &mut bytes)?;
     if length == 0 && fds.is_empty() {
         return Ok(None);
     }
     bytes.truncate(length);
-    bytes.shrink_to_fit();
     Ok(Some(Datagram { bytes, fds }))
+}
+
+/// The length of the next datagram; 0 at the end.
+fn next_length(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    loop {
+        // With MSG_TRUNC it is the whole length that is told (recv(2)).
+        match recv(
+            socket.as_raw_fd(),
+            &mut [],
+            MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC,
+        ) {
+            Ok(length) => return Ok(length),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 fn receive_into(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {

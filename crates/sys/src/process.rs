@@ -680,8 +680,31 @@ pub fn set_scheduling(scheduling: &Scheduling) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
 }
 
-/// Gives freed memory back to the kernel.
-pub fn trim_heap() {
+/// Gives freed memory back to the kernel: of the heap, and of the stack what earlier,
+/// deeper calls have left below the caller's frame.
+///
+/// # Safety
+/// The caller is on the stack that the process began with: below that the kernel keeps a
+/// gap (`stack_guard_gap`, 1 MiB), below a thread's there may be anything.
+#[inline(never)]
+pub unsafe fn give_memory_back() {
     // SAFETY: glibc's own bookkeeping; no pointer of ours is affected.
     unsafe { libc::malloc_trim(0) };
+    const PAGE: usize = 4096;
+    /// Below here lies this frame, that of the call, and the ABI's red zone.
+    const MARGIN: usize = PAGE;
+    /// The stack of a single-threaded program grows that deep at most in practice.
+    const DEPTH: usize = 256 << 10;
+    let here = 0_u8;
+    let top = (std::ptr::from_ref(&here) as usize - MARGIN) & !(PAGE - 1);
+    // SAFETY: the range lies below everything that is on this stack, and ends within the
+    // gap; what is there was left by calls that have returned. Where nothing is mapped it is ENOMEM, after
+    // what is mapped was done (madvise(2)), and only tells that the stack is shorter.
+    unsafe {
+        libc::madvise(
+            (top - DEPTH) as *mut libc::c_void,
+            DEPTH,
+            libc::MADV_DONTNEED,
+        )
+    };
 }

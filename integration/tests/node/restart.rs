@@ -59,6 +59,53 @@ async fn a_running_container_does_not_notice_that_the_agent_died() -> Result<()>
     shell.finish().await
 }
 
+/// KiB of memory that are of shim `id` alone; none if the process is not one.
+fn private_kib(process: &std::path::Path, id: &str) -> Option<u64> {
+    let text = |file| std::fs::read_to_string(process.join(file)).ok();
+    if text("comm")?.trim() != "berth-shim" || !text("cmdline")?.contains(id) {
+        return None;
+    }
+    let rollup = text("smaps_rollup")?;
+    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
+    lines
+        .map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_containers_are_small_and_taken_over_within_a_second() -> Result<()> {
+    let mut shell = Shell::start().await?;
+    let config = pod::sandbox(&shell.node, "many");
+    let pod = shell.node.run_pod(&config).await?;
+    let mut ids = Vec::new();
+    for number in 0..200 {
+        let container = shell.container(&format!("c{number}"), "exec sleep 10000");
+        ids.push(shell.node.run(&pod, &container, &config).await?);
+    }
+    let mut private = Vec::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        private.extend(ids.iter().find_map(|id| private_kib(&process.path(), id)));
+    }
+    assert_eq!(private.len(), ids.len());
+    let average = private.iter().sum::<u64>() / 200;
+    assert!(average <= 120, "{average} KiB of private memory per shim");
+
+    // Twice, as the machine may be busy with something else for once.
+    let mut took = Duration::MAX;
+    for _ in 0..2 {
+        shell.node.kill()?;
+        let began = Instant::now();
+        shell.node.launch(&[]).await?;
+        took = took.min(began.elapsed());
+    }
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for id in &ids {
+        let state = shell.node.status(id).await?.state();
+        assert_eq!(state, cri::ContainerState::ContainerRunning, "{id}");
+    }
+    shell.finish().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exit_while_no_agent_runs_keeps_its_code_and_time() -> Result<()> {
     let mut shell = Shell::start().await?;
