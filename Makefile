@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: bench bench-engine build demo test test-v2 test-faults test-units fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench bench-engine build demo test test-v2 test-faults test-units test-scopes fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -66,6 +66,12 @@ test-units: build
 	@integration/tools.sh demo
 	@integration/tools.sh vm
 	@integration/vm/units.sh
+
+## test-scopes: berth-oci's control groups as systemd's scopes, in the same kind of guest
+test-scopes: build
+	@integration/tools.sh demo
+	@integration/tools.sh vm
+	@integration/vm/scopes.sh
 
 ## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some
 fuzz:

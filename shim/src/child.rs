@@ -146,13 +146,3 @@ pub(crate) fn died(step: &str) -> Failure {
 pub(crate) fn raw(fds: &[OwnedFd]) -> Vec<RawFd> {
     fds.iter().map(|fd| fd.as_raw_fd()).collect()
 }
-
-/// The pid that a pidfd stands for, in the namespace of this process's procfs.
-pub(crate) fn pid_of(pidfd: &OwnedFd) -> io::Result<i32> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    info.lines()
-        .find_map(|line| line.strip_prefix("Pid:"))
-        .and_then(|pid| pid.trim().parse().ok())
-        .filter(|&pid| pid > 0)
-        .ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ESRCH))
-}

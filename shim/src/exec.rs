@@ -187,7 +187,7 @@ fn follow(handshake: &OwnedFd, receiver: Option<&Receiver>) -> Result<Started, F
         Word::Failed(failure) => return Err(failure),
         Word::End | Word::Listener(_) => return Err(child::died("exec")),
     };
-    let pid = child::pid_of(&pidfd).step("exec", || "reading the pid of an exec".to_owned())?;
+    let pid = process::pid_of(&pidfd).step("exec", || "reading the pid of an exec".to_owned())?;
     child::say_go(handshake).step("exec", || "waking the exec'd process".to_owned())?;
     let mut console = None;
     let mut notes = Vec::new();

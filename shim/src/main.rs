@@ -13,6 +13,7 @@
 //!   namespaces want to see.
 //! - `exec`: carries out one exec in a container that has no shim any more; it
 //!   speaks on descriptor 3 and ends with it.
+//! - `hold`: keeps a control group from being empty until its caller lets go.
 //! - `pod-init`: pid 1 of a pod that shares its PID namespace. It is not
 //!   executed but forked from the launcher, since it lives in an empty root.
 //!
@@ -54,6 +55,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// Waits until whoever has started it closes the other end of descriptor 3.
+fn hold() -> std::io::Result<()> {
+    use std::os::fd::{FromRawFd as _, OwnedFd};
+    // SAFETY: the caller passes exactly this one, and nothing has touched it.
+    #[allow(unsafe_code, reason = "the connection is inherited by number")]
+    let caller = unsafe { OwnedFd::from_raw_fd(3) };
+    berth_sys::process::wait_readable(&caller, -1).map(drop)
+}
+
 fn run(role: &OsString, argument: OsString) -> std::io::Result<()> {
     // Before anything else: what this process holds is nobody else's business.
     berth_sys::process::set_undumpable()?;
@@ -69,6 +79,7 @@ fn run(role: &OsString, argument: OsString) -> std::io::Result<()> {
             serve::run(&argument.to_string_lossy())
         }
         Some("exec") => one_exec::run(),
+        Some("hold") => hold(),
         _ => Err(std::io::Error::new(
             std::io::ErrorKind::InvalidInput,
             concat!(

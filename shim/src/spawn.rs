@@ -373,7 +373,7 @@ fn await_cloned(handshake: &OwnedFd) -> Result<(i32, OwnedFd), Failure> {
         .into_iter()
         .next()
         .ok_or_else(|| invalid("no pidfd came back"))?;
-    let pid = child::pid_of(&pidfd).step("clone", || "reading the pid of the init".to_owned())?;
+    let pid = process::pid_of(&pidfd).step("clone", || "reading the pid of the init".to_owned())?;
     Ok((pid, pidfd))
 }
 

@@ -52,15 +52,39 @@ impl Group {
     /// [`Error::Invalid`] before anything is changed; [`Error::Busy`] for a group
     /// with processes of its own; else what the kernel refused.
     pub fn create(layout: &Layout, path: &GroupPath, resources: &Resources) -> Result<Self, Error> {
+        Self::make_new(layout, path, resources, None)
+    }
+
+    /// As [`Group::create`], for a group that somebody else has made and keeps alive by
+    /// the process `holder` in it: systemd, which also says what controllers it has.
+    ///
+    /// # Errors
+    /// As [`Group::create`].
+    pub fn adopt(
+        layout: &Layout,
+        path: &GroupPath,
+        resources: &Resources,
+        holder: i32,
+    ) -> Result<Self, Error> {
+        Self::make_new(layout, path, resources, Some(holder))
+    }
+
+    fn make_new(
+        layout: &Layout,
+        path: &GroupPath,
+        resources: &Resources,
+        holder: Option<i32>,
+    ) -> Result<Self, Error> {
         resources.validate()?;
         let mut made = Vec::new();
         // Why v2 controllers could not be handed down; of interest only if one is missed.
         let mut refused = Vec::new();
-        let created = make_all(layout, path, &mut made, &mut refused).and_then(|group| {
-            group.refuse_occupied(path)?;
-            group.write_first(resources)?;
-            Ok(group)
-        });
+        let created =
+            make_all(layout, path, holder.is_some(), &mut made, &mut refused).and_then(|group| {
+                group.refuse_occupied(path, holder)?;
+                group.write_first(resources)?;
+                Ok(group)
+            });
         created.map_err(|cause| {
             let cause = match cause {
                 Error::NoController { field, .. } if !refused.is_empty() => Error::Busy {
@@ -72,11 +96,11 @@ impl Group {
         })
     }
 
-    fn refuse_occupied(&self, path: &GroupPath) -> Result<(), Error> {
+    fn refuse_occupied(&self, path: &GroupPath, holder: Option<i32>) -> Result<(), Error> {
         for dir in &self.dirs {
             let pids = direct_pids(dir.fd.as_fd())
                 .map_err(Error::system(format!("reading cgroup {path}")))?;
-            if let Some(pid) = pids.first() {
+            if let Some(pid) = pids.iter().find(|&&pid| Some(pid) != holder) {
                 return Err(Error::Busy {
                     what: format!("cgroup {path} has processes already, among them {pid}"),
                 });
@@ -89,14 +113,20 @@ impl Group {
 fn make_all(
     layout: &Layout,
     path: &GroupPath,
+    adopted: bool,
     made: &mut Vec<Made>,
     refused: &mut Vec<String>,
 ) -> Result<Group, Error> {
     let mut dirs = Vec::new();
     for hierarchy in layout.hierarchies() {
         let mut tries = 0;
+        // On a hybrid node a stray controller may be left to v2. Passing it on would
+        // forbid processes in a group that has groups below it, such as those of
+        // execs, and change the root for everybody. An adopted group's ancestors are
+        // not ours.
+        let hands_down = hierarchy.v2 && layout.mode() == Mode::V2 && !adopted;
         let fd = loop {
-            match make(hierarchy, layout.mode(), path, made, refused) {
+            match make(hierarchy, hands_down, path, made, refused) {
                 Err(error) if tree::is_gone(&error) && tries < TRIES => tries += 1,
                 other => break other,
             }
@@ -126,17 +156,14 @@ fn undo(made: Vec<Made>) -> Vec<Error> {
 
 fn make(
     hierarchy: &Hierarchy,
-    mode: Mode,
+    hands_down: bool,
     path: &GroupPath,
     made: &mut Vec<Made>,
     refused: &mut Vec<String>,
 ) -> io::Result<OwnedFd> {
     let mut here = hierarchy.open()?;
     for name in path.as_str().split('/') {
-        // On a hybrid node a stray controller may be left to v2. Passing it on would
-        // forbid processes in a group that has groups below it, such as those of
-        // execs, and change the root for everybody.
-        if hierarchy.v2 && mode == Mode::V2 {
+        if hands_down {
             hand_down(&here, name, refused);
         }
         match mkdirat(&here, name, Permissions::from_bits_truncate(0o755)) {

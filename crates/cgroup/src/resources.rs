@@ -74,6 +74,12 @@ pub struct Hugepage {
 }
 
 impl Resources {
+    /// The weight of the CPU shares in v2's unit.
+    #[must_use]
+    pub fn cpu_weight(&self) -> Option<u64> {
+        self.cpu_shares.map(crate::limits::weight)
+    }
+
     /// Checks every value against what the kernel of this node can take.
     ///
     /// # Errors

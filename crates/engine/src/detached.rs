@@ -42,6 +42,45 @@ pub fn launch_detached(
     )
 }
 
+/// A process that does nothing: systemd takes a group away that has none. It ends when
+/// this is dropped.
+#[derive(Debug)]
+pub struct Holder {
+    pidfd: OwnedFd,
+    line: Option<OwnedFd>,
+}
+
+impl Holder {
+    /// Starts one as a child of the caller, who must be single-threaded.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn start(program: &Program) -> Result<Self, Error> {
+        let (ours, theirs) = message::pair().map_err(Error::system("making a socket pair"))?;
+        let pidfd = spawn(program, &["berth-shim", "hold"], &[theirs.as_fd()])?;
+        Ok(Self {
+            pidfd,
+            line: Some(ours),
+        })
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// [`Error::System`] if it has ended.
+    pub fn pid(&self) -> Result<i32, Error> {
+        process::pid_of(&self.pidfd).map_err(Error::system("reading the pid of a holder"))
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        drop(self.line.take());
+        // It has nothing to do but end; somebody else's reaping it is as good.
+        drop(process::wait_pidfd(&self.pidfd));
+    }
+}
+
 /// Where an exec goes.
 #[derive(Debug)]
 pub struct DetachedTarget<'a> {

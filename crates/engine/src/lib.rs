@@ -14,7 +14,7 @@ mod record;
 mod shim;
 
 pub use connection::{Connection, Event, trace_by};
-pub use detached::{DetachedExec, DetachedTarget, exec_detached, launch_detached};
+pub use detached::{DetachedExec, DetachedTarget, Holder, exec_detached, launch_detached};
 pub use error::Error;
 pub use launcher::{Launcher, PodDescriptors, PodRequest, Users};
 pub use program::{Program, ProgramSource};

@@ -340,6 +340,20 @@ fn install_filter(program: &[u8], flags: u32) -> io::Result<libc::c_long> {
     })
 }
 
+/// The pid that a pidfd stands for, in the namespace of the caller's procfs.
+///
+/// # Errors
+/// ESRCH if the process has ended, or is not in that namespace.
+pub fn pid_of(pidfd: impl AsFd) -> io::Result<i32> {
+    let number = pidfd.as_fd().as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|pid| pid.trim().parse().ok())
+        .filter(|&pid| pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
 /// A duplicate of descriptor `number` of the process behind `pidfd`.
 ///
 /// # Errors

@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use berth_cgroup::{Group, GroupPath, Layout};
 use oci_spec::runtime::Spec;
+
+use crate::{
+    record::Record,
+    scope::{self, Unit},
+};
 
 /// Where containers go that name no group.
 const DEFAULT_PARENT: &str = "berth-oci";
@@ -15,11 +20,25 @@ pub(crate) fn layout() -> Result<Layout> {
     Layout::detect().context("control groups")
 }
 
-/// The group that `spec` names, or one by the container's name.
-pub(crate) fn path(spec: &Spec, id: &str, systemd: bool) -> Result<GroupPath> {
+/// Who makes the container's group.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// This program.
+    Path(GroupPath),
+    /// systemd.
+    Unit(Unit),
+}
+
+/// What `spec` names, or a group by the container's name.
+pub(crate) fn place(spec: &Spec, id: &str, systemd: bool) -> Result<Place> {
     if systemd {
-        bail!("--systemd-cgroup is not supported yet; use the cgroupfs driver");
+        Unit::of(spec, id).map(Place::Unit)
+    } else {
+        path(spec, id).map(Place::Path)
     }
+}
+
+fn path(spec: &Spec, id: &str) -> Result<GroupPath> {
     let linux = spec.linux().as_ref();
     let given = linux.and_then(|linux| linux.cgroups_path().as_ref());
     let text = given.map(|path| path.to_string_lossy().into_owned());
@@ -43,8 +62,15 @@ pub(crate) fn open(path: &str) -> Result<Option<Group>> {
     }
 }
 
-/// Kills what is left in the group and removes it.
-pub(crate) fn destroy(path: &str) -> Result<()> {
+/// Kills what is left in the container's group and removes it.
+pub(crate) fn destroy(record: &Record) -> Result<()> {
+    let removed = remove(&record.cgroup);
+    // Also where it was never filled: nothing else would take the unit away.
+    let stopped = scope::stop(&record.scope);
+    removed.and(stopped)
+}
+
+fn remove(path: &str) -> Result<()> {
     if path.is_empty() {
         return Ok(());
     }

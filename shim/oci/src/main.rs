@@ -15,6 +15,7 @@ mod listener;
 mod log;
 mod net_devices;
 mod record;
+mod scope;
 mod signals;
 mod slots;
 mod trace;

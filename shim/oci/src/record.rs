@@ -36,6 +36,9 @@ pub(crate) struct Record {
     pub(crate) annotations: BTreeMap<String, String>,
     /// Of its control groups, below the root of each hierarchy.
     pub(crate) cgroup: String,
+    /// The scope of systemd that the groups are; empty with the cgroupfs driver.
+    #[serde(default)]
+    pub(crate) scope: String,
 }
 
 /// The directory of a container.

@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use berth_cgroup::{Group, GroupPath};
-use berth_engine::{Shim, launch_detached};
+use berth_cgroup::Group;
+use berth_engine::{Holder, Shim, launch_detached};
 use berth_plan::{
     CapSet, Hierarchy, IoInputs, PlanInputs, PlanOutput, RootInputs,
     seccomp::{FilterCache, Machine},
@@ -22,7 +22,8 @@ use crate::{
     bundle::Bundle,
     cli, console,
     container::{Container, Status},
-    engine, group,
+    engine,
+    group::{self, Place},
     hooks::Hooks,
     net_devices::NetDevices,
     record::{Home, Record, check_id},
@@ -60,7 +61,7 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
     check_id(&args.id)?;
     let bundle = Bundle::read(&args.bundle)?;
     let hooks = Hooks::of(&bundle.spec)?;
-    let group_path = group::path(&bundle.spec, &args.id, context.systemd)?;
+    let place = group::place(&bundle.spec, &args.id, context.systemd)?;
     refuse_rdt(&bundle)?;
     let preserved = preserved(context, args)?;
     let output = plan(&bundle, &args.id, preserved.count, preserved.listen)?;
@@ -85,6 +86,7 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         cgroup: String::new(),
+        scope: String::new(),
     };
     let mut undo = Undo {
         container: Container { home, record },
@@ -99,7 +101,7 @@ pub(super) fn make(context: &Context<'_>, args: &cli::Create, terminal: Terminal
             bundle: &bundle,
             output: &output,
             program: &program,
-            group: &group_path,
+            place: &place,
             devices: NetDevices::of(&bundle.spec),
         },
     );
@@ -223,7 +225,7 @@ struct Making<'a> {
     bundle: &'a Bundle,
     output: &'a PlanOutput,
     program: &'a berth_engine::Program,
-    group: &'a GroupPath,
+    place: &'a Place,
     devices: NetDevices,
 }
 
@@ -244,21 +246,25 @@ impl Undo {
         let home = &self.container.home;
         home.save_config(&making.bundle.config)?;
         // On record before it is made: a crash leaves nothing that nobody knows.
-        making
-            .group
-            .as_str()
-            .clone_into(&mut self.container.record.cgroup);
-        home.save(&self.container.record)?;
-        let limits = &making.output.limits;
-        let made = Group::create(&group::layout()?, making.group, limits);
-        let group = match made {
-            Ok(group) => group,
+        let record = &mut self.container.record;
+        match making.place {
+            Place::Path(path) => path.as_str().clone_into(&mut record.cgroup),
+            Place::Unit(unit) => {
+                unit.path()?.as_str().clone_into(&mut record.cgroup);
+                record.scope.clone_from(&unit.name);
+            }
+        }
+        home.save(record)?;
+        let (group, holder) = match self.make_group(making) {
+            Ok(made) => made,
             Err(error) => {
                 // It removed what it had made; what is there is somebody else's.
                 self.container.record.cgroup.clear();
+                self.container.record.scope.clear();
                 return Err(error).context("making the control group");
             }
         };
+        let home = &self.container.home;
         let preserved = preserved(context, making.args)?;
         let sources = Sources {
             rootfs: &making.bundle.rootfs,
@@ -294,6 +300,8 @@ impl Undo {
         record.pid = created.pid;
         record.start_ticks = created.start_ticks;
         self.container.home.save(&self.container.record)?;
+        // The init is in it now.
+        drop(holder);
         let mut console = created.console;
         if making.output.plan.hold {
             console = self.assemble(context, making)?;
@@ -305,6 +313,19 @@ impl Undo {
             write_pid(path, created.pid)?;
         }
         Ok((created.pidfd, console))
+    }
+
+    /// The group, and what keeps systemd from taking it away.
+    fn make_group(&mut self, making: &Making<'_>) -> Result<(Group, Option<Holder>)> {
+        let limits = &making.output.limits;
+        match making.place {
+            Place::Path(path) => Ok((Group::create(&group::layout()?, path, limits)?, None)),
+            Place::Unit(unit) => {
+                let (group, path, holder) = unit.make(making.program, limits)?;
+                path.as_str().clone_into(&mut self.container.record.cgroup);
+                Ok((group, Some(holder)))
+            }
+        }
     }
 
     /// Runs the hooks that come before the root is made, and has it made.
@@ -332,7 +353,7 @@ impl Undo {
             drop(process::pidfd_send_signal(&shim, libc::SIGKILL));
             process::wait_readable(&shim, KILL_LIMIT_MS).context("waiting for the shim")?;
         }
-        let destroyed = group::destroy(&self.container.record.cgroup);
+        let destroyed = group::destroy(&self.container.record);
         self.container.home.remove()?;
         let state = self.container.state(Status::Stopped);
         self.hooks.poststop(&state, context.log);

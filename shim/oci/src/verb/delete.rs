@@ -46,13 +46,13 @@ pub(super) fn delete(context: &Context<'_>, container: &Container) -> Result<()>
         // ESRCH: it ended meanwhile, which is what is wanted.
         drop(process::pidfd_send_signal(&init, libc::SIGKILL));
         // Frozen by v1 it dies only once it is thawed, which killing the group does.
-        group::destroy(&container.record.cgroup)?;
+        group::destroy(&container.record)?;
         let limit = i32::try_from(END_LIMIT.as_millis()).unwrap_or(i32::MAX);
         if !process::wait_readable(&init, limit)? {
             bail!("the init does not die within {END_LIMIT:?}");
         }
     }
-    group::destroy(&container.record.cgroup)?;
+    group::destroy(&container.record)?;
     let hooks = container
         .home
         .config()

@@ -32,7 +32,8 @@ pub(super) fn run(context: &Context<'_>, args: &cli::Update) -> Result<()> {
     // What may be opened is decided when the container is created.
     limits.devices.clear();
     let group = container.group()?.context("container not running")?;
-    group.update(&limits).context("updating the limits")
+    group.update(&limits).context("updating the limits")?;
+    crate::scope::update(&container.record.scope, &limits).context("telling systemd of the limits")
 }
 
 fn read(path: &Path) -> Result<Value> {
