@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: bench bench-engine build demo test test-v2 test-faults test-units test-scopes fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench bench-engine probe-reference build demo test test-v2 test-faults test-units test-scopes fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -44,6 +44,11 @@ unit:
 integration: build
 	@integration/tools.sh test
 	$(CARGO) test $(CARGO_FLAGS) -p berth-integration -- --test-threads=2
+
+## probe-reference: writes anew what containers are known to have (integration/tests/security/reference)
+probe-reference: build
+	@integration/tools.sh test
+	BERTH_RECORD=1 $(CARGO) test $(CARGO_FLAGS) -p berth-integration --test security reference
 
 ## conformance: the CRI's own test suite; writes docs/conformance.md (as root)
 conformance: build

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use layer::{Compression, Entry, Layer, tar};
 pub use push::push;
-pub use samples::{APPLETS, bomb, busybox, climbing, demo, overlaying};
+pub use samples::{APPLETS, bomb, busybox, busybox_with, climbing, demo, overlaying};
 
 /// Media type of an OCI manifest.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -94,14 +94,13 @@ pub(crate) fn start(
     label::check(plan, false)?;
     let receiver = Receiver::take(exec.listener.as_ref(), slots)?;
     let program = Program::prepare(plan)?;
-    let inside = if plan.terminal {
-        None
-    } else {
-        Some(Inside {
-            stdin: stdio::given(slots, exec.stdin_slot)?,
-            stdout: stdio::given(slots, exec.stdout_slot)?,
-            stderr: stdio::given(slots, exec.stderr_slot)?,
-        })
+    // A terminal takes their place once it is there.
+    let stream =
+        |slots: &mut Slots, slot| stdio::given(slots, if plan.terminal { -1 } else { slot });
+    let inside = Inside {
+        stdin: stream(slots, exec.stdin_slot)?,
+        stdout: stream(slots, exec.stdout_slot)?,
+        stderr: stream(slots, exec.stderr_slot)?,
     };
     let preserved = Preserved::take(slots, &exec.preserve_slots)?;
     let (ours, theirs) = message::pair().step("clone", || "making the handshake".to_owned())?;
@@ -225,7 +224,7 @@ struct Newborn<'exec> {
     plan: &'exec ProcessPlan,
     seccomp: &'exec [u8],
     program: &'exec Program,
-    inside: Option<Inside>,
+    inside: Inside,
     preserved: Preserved,
 }
 
@@ -243,6 +242,7 @@ impl Newborn<'_> {
                     .step("cgroup", || "entering the container's groups".to_owned())?;
             }
             process::reset_signals().step("clone", || "resetting signals".to_owned())?;
+            credentials::own_session_keyring().step("clone", || "a session keyring".to_owned())?;
             // Entering one's own user namespace again is EINVAL.
             let users = if target.user_namespace {
                 libc::CLONE_NEWUSER
@@ -261,6 +261,11 @@ impl Newborn<'_> {
                 credentials::set_ids(0, 0, &[])
                     .step("clone", || "becoming root of the user namespace".to_owned())?;
             }
+            // The shim's own streams are the agent's, too.
+            init::wire_streams(Some(self.inside), None, (0, 0))?;
+            self.preserved
+                .close_others(&[handshake.as_raw_fd()])
+                .step("clone", || "closing the shim's descriptors".to_owned())?;
             let request = Request {
                 flags: libc::CLONE_PARENT as u64,
                 cgroup: None,
@@ -274,7 +279,7 @@ impl Newborn<'_> {
             Ok(Side::Child) => {
                 // The shim must hold the pidfd before this process can end.
                 child::await_go(handshake);
-                match prepare(self.plan, self.inside, handshake) {
+                match prepare(self.plan, handshake) {
                     Ok(labels) => {
                         let kept = (&self.preserved, labels);
                         init::finish(self.plan, self.seccomp, self.program, kept, handshake)
@@ -291,11 +296,7 @@ impl Newborn<'_> {
     }
 }
 
-fn prepare(
-    plan: &ProcessPlan,
-    inside: Option<Inside>,
-    handshake: &OwnedFd,
-) -> Result<Labels, Failure> {
+fn prepare(plan: &ProcessPlan, handshake: &OwnedFd) -> Result<Labels, Failure> {
     process::setsid().step("exec", || "starting a session".to_owned())?;
     if !plan.cpus_after.is_empty() {
         process::set_affinity(&plan.cpus_after)
@@ -318,13 +319,13 @@ fn prepare(
     })?;
     let labels = Labels::open(plan, &root)?;
     process::fchdir(&cwd).step("exec", || "entering the working directory".to_owned())?;
-    let console = if plan.terminal {
-        Some(console::open_pair(&root.into())?)
+    let masters = if plan.terminal {
+        let console = console::open_pair(&root.into())?;
+        let size = (plan.terminal_rows, plan.terminal_columns);
+        init::wire_streams(None, Some(console), size)?
     } else {
-        None
+        Vec::new()
     };
-    let size = (plan.terminal_rows, plan.terminal_columns);
-    let masters = init::wire_streams(inside, console, size)?;
     if !masters.is_empty() || !notes.is_empty() {
         child::say_ready(handshake, &child::raw(&masters), &notes)
             .step("exec", || "passing the terminal".to_owned())?;

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd},
     path::Path,
 };
 
@@ -78,6 +78,11 @@ impl Labels {
             labels.0.push((file, process.selinux_label.clone()));
         }
         Ok(labels)
+    }
+
+    /// Numbers of the files.
+    pub(crate) fn raw(&self) -> Vec<RawFd> {
+        self.0.iter().map(|(file, _)| file.as_raw_fd()).collect()
     }
 
     /// Asks the kernel for them at the next execve.

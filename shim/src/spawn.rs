@@ -328,7 +328,7 @@ fn help(
     handshake: &OwnedFd,
 ) -> ! {
     let cloned = (|| -> Result<(Side, Option<OwnedFd>), Failure> {
-        init::join::groups(plan, slots)?;
+        init::join::as_root(plan, slots)?;
         let root = if makes_root_outside(plan) {
             Some(init::rootfs::make_outside(plan, slots)?)
         } else {

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use nix::{
@@ -95,6 +95,22 @@ impl Preserved {
     pub(crate) fn take(slots: &mut Slots, given: &[u32]) -> Result<Self, Failure> {
         let fds = given.iter().map(|&slot| slots.take(slot));
         fds.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Closes what this process has from the shim and neither these nor `more` are.
+    /// Whoever shares the container's PID namespace may look into /proc/PID/fd of what
+    /// has not executed yet, and directories of the node are none of its business.
+    ///
+    /// The caller needs and drops nothing else from here on.
+    pub(crate) fn close_others(&self, more: &[RawFd]) -> io::Result<()> {
+        let mut keep: Vec<RawFd> = self.0.iter().map(AsRawFd::as_raw_fd).collect();
+        keep.extend(more);
+        // SAFETY: the caller's promise; this process ends in execve or _exit, so that
+        // nothing of the shim's is ever dropped in it.
+        #[allow(unsafe_code, reason = "what a clone copied has owners that never act")]
+        unsafe {
+            process::close_all_but(&keep)
+        }
     }
 
     /// The first number that is none of theirs.

@@ -260,6 +260,7 @@ async fn build(
         root: node.dirs.root.clone(),
         shim_dir,
         log: PathBuf::from(&container.record().log_path),
+        log_name: container.record().config.log_path.clone(),
         exec_from: exec_from.clone(),
         description,
         bundle,
@@ -669,6 +670,8 @@ struct Opening {
     root: PathBuf,
     shim_dir: PathBuf,
     log: PathBuf,
+    /// What the request calls it.
+    log_name: String,
     exec_from: berth_proto::shim::ProcessPlan,
     description: String,
     bundle: Option<Bundle>,
@@ -741,7 +744,7 @@ impl Opening {
                 Slot::Namespace { path, .. } => File::open(&path)
                     .map_err(|error| Error::io(format!("open {}", path.display()), error))?
                     .into(),
-                Slot::LogFile => files::open_log(&self.log)?.into(),
+                Slot::LogFile => files::open_log(&self.log, &self.log_name)?.into(),
                 Slot::CgroupDir(index) => dirs
                     .get_mut(index)
                     .and_then(Option::take)

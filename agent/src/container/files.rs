@@ -3,10 +3,11 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
+use berth_sys::resolve::{self, Scope};
 use nix::libc;
 
 use crate::error::{Error, Result};
@@ -59,46 +60,50 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .map_err(|error| Error::io(format!("make {}", path.display()), error))
 }
 
-/// Deletes a directory of ours, which holds no mount in this namespace.
+/// Deletes a directory of ours. Somebody else's mount in it ends that and is not entered.
 ///
 /// # Errors
 /// Internal if it cannot be deleted.
 pub(super) fn delete(dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("delete {}", dir.display()), error))
-        }
-        _ => Ok(()),
-    }
+    berth_image::remove_directory(dir)
+        .map_err(|error| Error::io(format!("delete {}", dir.display()), error))
 }
 
-/// Opens the log file for appending, making it and its directory if missing. A
-/// link in its place is refused: it could lead to any file of the node.
+/// Opens the log file for appending, making it and its directories if missing. `name` is
+/// what the request calls it, the end of `path`: no link in that part is followed, which
+/// could lead to any file of the node.
 ///
 /// # Errors
 /// Internal if it cannot be opened.
-pub(super) fn open_log(path: &Path) -> Result<File> {
-    let failed = |error| Error::io(format!("open the log {}", path.display()), error);
-    if let Some(parent) = path.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(parent)
-            .map_err(failed)?;
+pub(super) fn open_log(path: &Path, name: &str) -> Result<File> {
+    open_log_below(path, Path::new(name))
+        .map_err(|error| Error::io(format!("open the log {}", path.display()), error))
+}
+
+fn open_log_below(path: &Path, name: &Path) -> io::Result<File> {
+    let own = name.components().count();
+    let base = path
+        .ancestors()
+        .nth(own)
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(base)?;
+    let base = File::open(base)?;
+    let parent = name.parent().unwrap_or(Path::new(""));
+    let parent = resolve::make_directories(&base, parent, 0o755, Scope::Beneath)?;
+    let file = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    // A FIFO would hang the agent; a device would swallow the log.
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_NONBLOCK;
+    let file = resolve::open(&parent, Path::new(file), flags, 0o640, Scope::Beneath)?;
+    let file = File::from(file);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ))
     }
-    File::options()
-        .create(true)
-        .append(true)
-        .mode(0o640)
-        // A FIFO would hang the agent; a device would swallow the log.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .and_then(|file| match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is not a regular file",
-            )),
-        })
-        .map_err(failed)
 }

@@ -36,7 +36,8 @@ pub(crate) async fn reopen_log(
             context.enter(Phase::Record, "log")?;
             let existed = path.exists();
             let at = path.clone();
-            let file = blocking("open a log", move || files::open_log(&at)).await?;
+            let name = container.record().config.log_path.clone();
+            let file = blocking("open a log", move || files::open_log(&at, &name)).await?;
             let reopened = live
                 .shim
                 .reopen_log(file.as_fd())

@@ -1,6 +1,6 @@
 //! RemovePodSandbox.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use berth_phase::Phase;
 
@@ -67,12 +67,8 @@ pub(super) async fn delete_files(node: &Arc<Node>, id: &SandboxId) -> Result<()>
     blocking("delete the files of the pod", move || delete(&dir)).await
 }
 
-/// Deletes a directory of ours, which holds no mount.
+/// Deletes a directory of ours. Somebody else's mount in it ends that and is not entered.
 fn delete(dir: &std::path::Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("delete {}", dir.display()), error))
-        }
-        _ => Ok(()),
-    }
+    berth_image::remove_directory(dir)
+        .map_err(|error| Error::io(format!("delete {}", dir.display()), error))
 }

@@ -8,6 +8,7 @@ use std::{
 
 use berth_engine::{PodDescriptors, PodRequest};
 use berth_phase::Phase;
+use berth_plan::sysctl::SysctlSpace;
 use berth_proto::cri::{
     ContainerEventType, NamespaceMode, NamespaceOption, PodSandboxConfig, RunPodSandboxRequest,
 };
@@ -192,36 +193,18 @@ fn check_sysctls(
     options: &NamespaceOption,
     users: Option<&Users>,
 ) -> Result<Vec<(String, String)>> {
-    const IPC: [&str; 10] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-        "kernel.msg_next_id",
-        "kernel.shm_next_id",
-    ];
     let mut sysctls = Vec::new();
     for (name, value) in given {
-        let plain = name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
-        // Both spellings of sysctl(8) are in use.
-        let name = name.replace('/', ".");
-        if !plain || name.contains("..") || name.starts_with('.') {
-            return Err(Error::invalid(format!("sysctl {name:?} is no such name")));
-        }
-        let (own, space) = if name.starts_with("net.") {
-            (options.network() == NamespaceMode::Pod, "network")
-        } else if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
-            (options.ipc() == NamespaceMode::Pod, "IPC")
-        } else {
-            return Err(Error::invalid(format!(
-                "sysctl {name} does not belong to a namespace and would change the node"
-            )));
+        let (name, space) = berth_plan::sysctl::check(name, value)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let (own, space) = match space {
+            SysctlSpace::Net => (options.network() == NamespaceMode::Pod, "network"),
+            SysctlSpace::Ipc => (options.ipc() == NamespaceMode::Pod, "IPC"),
+            SysctlSpace::Uts => {
+                return Err(Error::invalid(format!(
+                    "sysctl {name} cannot be chosen for a pod"
+                )));
+            }
         };
         if !own {
             return Err(Error::invalid(format!(

@@ -30,7 +30,7 @@ pub use document::{DocumentError, HistoryEntry, ImageConfig};
 pub use error::{Error, Kind};
 pub use image::StoredImage;
 pub use import::{ArchiveError, ImportFormat, ImportOptions, Imported};
-pub use layer::{Exceeded, LayerError, Limits, Target, classify};
+pub use layer::{Exceeded, LayerError, Limits, Target, classify, remove_directory};
 pub use name::{Algorithm, Digest, DigestError, Hasher, Platform, Reference, ReferenceError};
 pub use pull::{LayerProgress, LayerState, PullProgress, PullRequest};
 pub use push::{BlobProgress, BlobState, PushProgress, PushRequest, Pushed};

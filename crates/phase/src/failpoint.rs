@@ -3,7 +3,7 @@
 //! Grammar: entries separated by `;`, each `NAME=ACTION` or `NAME=N*ACTION`
 //! (only at the Nth hit, counted from 1). NAME is `operation.phase`,
 //! `operation.phase.step` or `operation.done`. ACTION is `kill` (SIGKILL to
-//! this process), `error`, `delay(MILLISECONDS)` or `off`.
+//! this process), `error`, `panic`, `delay(MILLISECONDS)` or `off`.
 //! `BERTH_FAILPOINT_TRACE=FILE` appends the name of every boundary that is
 //! passed, so that a sweep can enumerate them from one clean run.
 
@@ -42,7 +42,7 @@ impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "failpoint {:?}: expected NAME=[N*]kill|error|delay(MS)|off",
+            "failpoint {:?}: expected NAME=[N*]kill|error|panic|delay(MS)|off",
             self.0
         )
     }
@@ -54,6 +54,7 @@ impl std::error::Error for ParseError {}
 enum Action {
     Kill,
     Error,
+    Panic,
     Delay(Duration),
     Off,
 }
@@ -122,6 +123,7 @@ fn parse(entry: &str) -> Option<(String, Point)> {
     let action = match action {
         "kill" => Action::Kill,
         "error" => Action::Error,
+        "panic" => Action::Panic,
         "off" => Action::Off,
         other => {
             let ms = other.strip_prefix("delay(")?.strip_suffix(')')?;
@@ -170,6 +172,7 @@ fn hit_armed(name: String) -> Result<(), Injected> {
     match action {
         None | Some(Action::Off) => Ok(()),
         Some(Action::Error) => Err(Injected(name)),
+        Some(Action::Panic) => panic!("failpoint {name} asked for a panic"),
         Some(Action::Delay(time)) => {
             thread::sleep(time);
             Ok(())

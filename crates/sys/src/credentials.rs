@@ -159,6 +159,30 @@ pub fn set_fs_ids(uid: u32, gid: u32) -> io::Result<()> {
     })
 }
 
+/// Joins a new session keyring, which nobody else has. Without it a process keeps the
+/// keys of whoever started its ancestors.
+///
+/// # Errors
+/// The errno of keyctl(2). Where there are no keys, or an outer filter forbids the call
+/// to everything that comes after, too, nothing can leak.
+pub fn own_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: no name is given, so only integers and a null pointer are.
+    let joined = check(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    });
+    match joined {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Sets soft and hard limit of `resource` (RLIMIT_*).
 ///
 /// # Errors

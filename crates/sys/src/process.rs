@@ -425,6 +425,28 @@ pub unsafe fn close_from(first: RawFd) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
+/// Closes every descriptor from 3 on but those of `keep`.
+///
+/// # Errors
+/// The errno of close_range(2).
+///
+/// # Safety
+/// Nothing that is still used, or dropped later, may own one that is closed.
+pub unsafe fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut first = 3;
+    for kept in keep.into_iter().filter(|&kept| kept >= 3) {
+        if kept > first {
+            // SAFETY: integers only; the caller vouches for the owners.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0) })?;
+        }
+        first = kept + 1;
+    }
+    // SAFETY: as above.
+    unsafe { close_from(first) }
+}
+
 /// Marks every descriptor from `first` on close-on-exec.
 ///
 /// # Errors

@@ -71,6 +71,12 @@ impl Entry {
         entry
     }
 
+    /// A named pipe.
+    #[must_use]
+    pub fn fifo(path: &str, mode: u32) -> Self {
+        Self::new(path, tar::EntryType::Fifo, mode)
+    }
+
     /// The mark that hides `path` of the layers below.
     #[must_use]
     pub fn whiteout(path: &str) -> Self {

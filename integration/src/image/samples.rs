@@ -156,6 +156,18 @@ pub fn busybox() -> Result<Image> {
     Image::new(&[layer], config)
 }
 
+/// A small system with a shell and `entries` over it.
+///
+/// # Errors
+/// If there is no busybox, or a layer cannot be written.
+pub fn busybox_with(entries: &[Entry], config: serde_json::Value) -> Result<Image> {
+    let layers = [
+        Layer::gzip(&base(&read_busybox()?))?,
+        Layer::plain(entries)?,
+    ];
+    Image::new(&layers, config)
+}
+
 /// Counts aloud until it is asked to stop, says goodbye and exits with 7.
 const DEMO: &str = "\
 #!/bin/sh

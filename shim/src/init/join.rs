@@ -9,7 +9,7 @@ use std::{
 
 use berth_proto::shim::{Failure, Plan, Sysctl, namespace_target::Mode};
 use berth_sys::{
-    namespace,
+    credentials, namespace,
     resolve::{self, Scope},
 };
 use nix::libc;
@@ -19,10 +19,17 @@ use crate::{
     wire::{Slots, Step as _, invalid},
 };
 
+/// What must be done while this is still the node's root: entering the groups, and a
+/// session keyring, whose keys are then not counted against a user.
+pub(crate) fn as_root(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
+    credentials::own_session_keyring().step("clone", || "a session keyring".to_owned())?;
+    groups(plan, slots)
+}
+
 /// Moves this process into the container's groups. A process that moves itself
 /// through v1's `tasks` does not wait for the grace period that a foreign write
 /// to `cgroup.procs` costs.
-pub(crate) fn groups(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
+fn groups(plan: &Plan, slots: &Slots) -> Result<(), Failure> {
     for dir in plan.cgroup.iter().flat_map(|cgroup| &cgroup.dirs) {
         // In the v2 group it was born.
         if !dir.v2 {

@@ -15,7 +15,7 @@ mod mounts;
 pub(crate) mod rootfs;
 
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn run(
         Ok(parent) => parent,
         Err(error) => child::give_up(parent, &system("clone", "moving the handshake", &error)),
     };
-    let failure = match set_up(plan, slots, inside, &parent, root) {
+    let failure = match set_up(plan, slots, inside, &preserved, (&parent, root)) {
         Ok((process, program, labels)) => {
             let state = child::await_go(&parent);
             match hooks::run("startContainer", &plan.start_container_hooks, &state) {
@@ -102,8 +102,8 @@ fn set_up<'plan>(
     plan: &'plan Plan,
     slots: &mut Slots,
     inside: Option<Inside>,
-    parent: &OwnedFd,
-    root: Option<OwnedFd>,
+    preserved: &Preserved,
+    (parent, root): (&OwnedFd, Option<OwnedFd>),
 ) -> Result<(&'plan ProcessPlan, Program, Labels), Failure> {
     let process = plan
         .process
@@ -116,10 +116,10 @@ fn set_up<'plan>(
     process::setsid().step("clone", || "starting a session".to_owned())?;
     process::reset_signals().step("clone", || "resetting signals".to_owned())?;
 
-    // The first two as who the shim is: groups belong to the node's root.
+    // The first as who the shim is: groups belong to the node's root.
     let helped = spawn::has_helper(plan);
     if !helped {
-        join::groups(plan, slots)?;
+        join::as_root(plan, slots)?;
     }
     let new_users = spawn::has_new_users(plan);
     if new_users || helped {
@@ -150,6 +150,12 @@ fn set_up<'plan>(
     let masters = wire_streams(inside, console, size)?;
     process::fchdir(&cwd).step("mount", || "entering the working directory".to_owned())?;
     drop(cwd);
+    let mut keep = child::raw(&masters);
+    keep.extend(labels.raw());
+    keep.push(parent.as_raw_fd());
+    preserved
+        .close_others(&keep)
+        .step("clone", || "closing the shim's descriptors".to_owned())?;
     if plan.detached {
         // Callers of OCI runtimes want to hear of it from create, not from start.
         program.find()?;

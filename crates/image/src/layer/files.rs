@@ -1,7 +1,9 @@
 //! File system calls below a directory that only we write to.
 
 use std::{
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -96,6 +98,23 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: &[u8]) -> Result<(), Errno> {
         fs::unlinkat(parent, &grave[..], AtFlags::REMOVEDIR)?;
     }
     Ok(())
+}
+
+/// Removes the directory at `path` with all below it, as [`remove_tree`] does: a mount
+/// that somebody left in it is an error and not entered. Nothing there is fine.
+///
+/// # Errors
+/// The first errno; what could not be removed stays.
+pub fn remove_directory(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    for name in read_names(&directory)? {
+        remove_tree(&directory, &name)?;
+    }
+    std::fs::remove_dir(path)
 }
 
 /// Removes `child`, or moves it into `parent` under the returned name.

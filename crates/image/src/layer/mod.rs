@@ -27,6 +27,7 @@ mod view;
 
 pub(crate) use compose::{compose, needs_completion};
 pub(crate) use extract::{Extracted, extract};
+pub use files::remove_directory;
 pub(crate) use files::{open_beneath, read_names, remove_tree};
 pub use limits::Exceeded;
 pub use limits::Limits;
