@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: bench bench-engine probe-reference build demo test test-v2 test-faults test-units test-scopes fuzz unit integration conformance fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench bench-engine probe-reference build demo test test-v2 test-faults test-units test-scopes fuzz unit integration conformance kubelet fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -54,6 +54,12 @@ probe-reference: build
 conformance: build
 	@integration/tools.sh test
 	@integration/conformance/run.sh
+
+## kubelet: a kubelet's day with faults, for KUBELET_SECONDS (as root)
+KUBELET_SECONDS ?= 300
+kubelet: build
+	@BERTH_BIN=$(CURDIR)/target/berth/bin BERTH_KUBELET_SECONDS=$(KUBELET_SECONDS) \
+		cargo test --locked -p berth-integration --test node -- --nocapture kubelet::
 
 ## test-v2: what depends on the kernel, in guests with cgroup v2: the newest kernel and 6.1
 test-v2: build

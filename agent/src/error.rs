@@ -256,6 +256,15 @@ impl From<crate::spec::SpecError> for Error {
             K::FailedPrecondition => Kind::FailedPrecondition,
             K::Unimplemented => Kind::Unimplemented,
         };
+        let text = error.to_string();
+        // Kubelets know some errors by their first word.
+        let known = [
+            crate::spec::IMAGE_VOLUME_FAILED,
+            crate::spec::RRO_UNSUPPORTED,
+        ];
+        if known.iter().any(|word| text.starts_with(word)) {
+            return Self::new(kind, text);
+        }
         Self::new(kind, "container's configuration").with_source(error)
     }
 }

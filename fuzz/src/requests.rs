@@ -122,6 +122,7 @@ fn build(
     spec::build(&Inputs {
         config,
         users: None,
+        target_pid: None,
         pod_namespaces: &of_pod,
         pod_privileged: true,
         pod_has_uts: true,

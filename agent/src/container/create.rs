@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Container, Live, convert, devices, files,
+    image_volume::{self, ImageVolume},
     other::Bundle,
     remove::{forget, tear_down},
     state::{Event, Processes, State},
@@ -174,6 +175,8 @@ async fn build(
         Error::not_found(format!("image {image_name:?} is not on this node"))
             .with_remedy("pull it first")
     })?;
+    let images = Arc::new(image_volume::find(node, &config)?);
+    let target = target_of(node, sandbox, &config)?;
     let id = ContainerId::random()?;
     context.makes(id.as_str());
 
@@ -184,6 +187,8 @@ async fn build(
         pod,
         image,
         config,
+        images: images.clone(),
+        target,
         remove_after_exit,
     };
     let prepared = blocking("plan the container", move || made.plan()).await?;
@@ -256,6 +261,8 @@ async fn build(
         ..process
     };
     let opening = Opening {
+        images,
+        target,
         users: pod_users,
         root: node.dirs.root.clone(),
         shim_dir,
@@ -368,6 +375,10 @@ struct Inputs {
     pod: Arc<SandboxRecord>,
     image: Arc<ImageRecord>,
     config: ContainerConfig,
+    /// Mounted as volumes.
+    images: Arc<Vec<ImageVolume>>,
+    /// Whose PID namespace is to be joined, if anybody's.
+    target: Option<Process>,
     remove_after_exit: bool,
 }
 
@@ -409,6 +420,16 @@ impl Inputs {
         let machine = Machine::native().ok_or_else(|| {
             Error::unimplemented("containers on this kind of machine are not supported")
         })?;
+        let images = node.dirs.root.join("images");
+        let image_files = self
+            .images
+            .iter()
+            .enumerate()
+            .map(|(number, image)| {
+                let at = Path::new(spec::IMAGE_DIR).join(number.to_string());
+                Ok((at, image.is_file(&images)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
         let mut plan = berth_plan::plan(
             &built.spec,
             &PlanInputs {
@@ -441,6 +462,9 @@ impl Inputs {
                 machine,
                 filters: &node.filters,
                 is_file: &|path| {
+                    if let Some((_, file)) = image_files.iter().find(|(at, _)| at == path) {
+                        return Ok(*file);
+                    }
                     // Anonymous volumes are made only once their owner is on record.
                     if path.starts_with(&own_volumes) {
                         return Ok(false);
@@ -453,6 +477,19 @@ impl Inputs {
         plan.limits.validate().map_err(crate::cgroup::convert)?;
         let bundle = match node.config.other_runtime(&self.pod.runtime_handler) {
             None => None,
+            Some(_) if !self.images.is_empty() => {
+                return Err(Error::unimplemented(format!(
+                    "{}: images as volumes with another OCI runtime are not supported",
+                    spec::IMAGE_VOLUME_FAILED
+                ))
+                .with_remedy("use the default runtime handler"));
+            }
+            Some(_) if users_of(&self.pod)?.is_some() => {
+                return Err(Error::unimplemented(
+                    "pods with users of their own with another OCI runtime are not supported",
+                )
+                .with_remedy("use the default runtime handler"));
+            }
             Some(program) => {
                 let path = node.dirs.shim(&self.id).join(files::BUNDLE);
                 let spec = &built.spec;
@@ -503,8 +540,18 @@ impl Inputs {
             resources,
             oom_score_adj: 0,
             oom_score_adj_clamped: false,
-            layers: self.image.layers.clone(),
-            volume_images: Vec::new(),
+            layers: self
+                .image
+                .layers
+                .iter()
+                .chain(self.images.iter().flat_map(|volume| &volume.image.layers))
+                .cloned()
+                .collect(),
+            volume_images: self
+                .images
+                .iter()
+                .map(|volume| volume.image.id.clone())
+                .collect(),
             remove_after_exit: self.remove_after_exit,
             removing: false,
             config: self.config,
@@ -537,10 +584,14 @@ impl Inputs {
             true => crate::telemetry::trace_environment(),
             false => Vec::new(),
         };
+        let target = self
+            .target
+            .map(|process| PathBuf::from(format!("/proc/{}/ns/pid", process.pid)));
         let built = spec::build(&spec::Inputs {
             config: &self.config,
             pod_namespaces: &namespaces,
             users: users.as_ref(),
+            target_pid: target.as_deref(),
             pod_privileged: security.privileged,
             pod_has_uts: !host_network || !self.pod.config.hostname.is_empty(),
             hostname: hostname.trim(),
@@ -665,6 +716,9 @@ fn read_in_image(layers: &[PathBuf], path: &Path) -> io::Result<Vec<u8>> {
 
 /// Where to open what a plan's slots hold.
 struct Opening {
+    images: Arc<Vec<ImageVolume>>,
+    /// Whose PID namespace is joined, if anybody's.
+    target: Option<Process>,
     /// Of the pod, if they are not the node's.
     users: Option<Users>,
     root: PathBuf,
@@ -716,6 +770,11 @@ impl Opening {
                     propagation,
                     idmap,
                 } => {
+                    if let Some(image) = of_image(&self.images, &source) {
+                        let users = pod.user.as_ref();
+                        fds.push(image.open(&self.root.join("images"), users)?);
+                        continue;
+                    }
                     let tree = tree(&source, recursive, propagation)?;
                     if let Some(maps) = idmap {
                         // There are no others: the specification has checked them.
@@ -766,8 +825,58 @@ impl Opening {
         if let Some(bundle) = &self.bundle {
             fds.push(bundle.write()?);
         }
+        // Whoever has ended meanwhile may have left its number to somebody else.
+        if let Some(target) = self.target
+            && !is_alive(target)
+        {
+            return Err(Error::precondition(
+                "the container whose processes were to be joined has just ended",
+            ));
+        }
         Ok((output.plan, fds))
     }
+}
+
+/// The image that stands behind a path of the specification, if one does.
+fn of_image<'a>(images: &'a [ImageVolume], path: &Path) -> Option<&'a ImageVolume> {
+    let number = path.strip_prefix(spec::IMAGE_DIR).ok()?;
+    images.get(number.to_str()?.parse::<usize>().ok()?)
+}
+
+fn is_alive(process: Process) -> bool {
+    berth_sys::process::start_ticks(process.pid).is_ok_and(|ticks| ticks == process.start_ticks)
+}
+
+/// The init of the container whose processes `config` wants to see, if it does.
+///
+/// # Errors
+/// NotFound unless it is in the same pod; FailedPrecondition unless it runs.
+fn target_of(node: &Node, sandbox: &Sandbox, config: &ContainerConfig) -> Result<Option<Process>> {
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    let options = security.namespace_options.unwrap_or_default();
+    if options.pid() != NamespaceMode::Target {
+        return Ok(None);
+    }
+    if options.target_id.is_empty() {
+        return Err(Error::invalid(
+            "namespace_options.pid TARGET without a target_id",
+        ));
+    }
+    let target = node.container(&options.target_id)?;
+    let record = target.record();
+    if record.sandbox_id != sandbox.id {
+        return Err(Error::invalid(format!(
+            "namespace_options.target_id: container {} is in another pod sandbox",
+            target.id.short()
+        )));
+    }
+    target.running()?;
+    let init = record.state.processes().map(|all| all.init);
+    let init = init.filter(|init| is_alive(*init)).ok_or_else(|| {
+        Error::precondition(format!("container {} has just ended", target.id.short()))
+    })?;
+    Ok(Some(init))
 }
 
 /// Lets the pod's users stand for those of the files in `tree`, which nobody can reach yet.

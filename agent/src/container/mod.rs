@@ -8,6 +8,7 @@ pub(crate) mod death;
 mod devices;
 mod exec;
 mod files;
+mod image_volume;
 mod log;
 mod oom_score;
 mod other;

@@ -53,7 +53,10 @@ pub(crate) async fn remove(
             tear_down(&node, &container).await?;
             context.enter(Phase::Record, "gone")?;
             forget(&node, &container.id).await?;
-            image::collect_after(&node, &container.record().image_id).await;
+            let record = container.record();
+            for image in [&record.image_id].into_iter().chain(&record.volume_images) {
+                image::collect_after(&node, image).await;
+            }
             Ok(Value::Done)
         })
         .await

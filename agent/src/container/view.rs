@@ -128,7 +128,7 @@ fn of(node: &Node, record: &ContainerRecord) -> Option<ContainerStatus> {
         message,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
+        mounts: mounts(record),
         log_path: record.log_path.clone(),
         resources: Some(ContainerResources {
             linux: Some(resources),
@@ -143,6 +143,19 @@ fn of(node: &Node, record: &ContainerRecord) -> Option<ContainerStatus> {
         }),
         stop_signal: cri_signal(record.stop_signal),
     })
+}
+
+/// As they were asked for, with the images that the names of those mounted stood for.
+fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
+    let mut mounts = record.config.mounts.clone();
+    let images = mounts
+        .iter_mut()
+        .filter_map(|mount| mount.image.as_mut())
+        .filter(|image| !image.image.is_empty());
+    for (image, id) in images.zip(&record.volume_images) {
+        image.image_ref.clone_from(id);
+    }
+    mounts
 }
 
 /// The statuses of all containers of a pod, oldest first.

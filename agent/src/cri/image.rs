@@ -9,7 +9,11 @@ use super::{
     deadline,
     stream::{Streamed, pieces},
 };
-use crate::{image, node::Node};
+use crate::{
+    error::{Error, Kind},
+    image,
+    node::Node,
+};
 
 /// Serves the ImageService.
 #[derive(Clone, Debug)]
@@ -29,6 +33,15 @@ fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
     spec.map(|spec| spec.image)
         .filter(|name| !name.is_empty())
         .ok_or_else(|| Status::invalid_argument("the request names no image"))
+}
+
+/// A kubelet knows a registry that does not answer by the first word, and takes errors
+/// by their words only if they have no code.
+fn told_to_kubelets(error: Error) -> Status {
+    if error.kind() == Kind::Unavailable {
+        return Status::unknown(format!("RegistryUnavailable: {}", error.sentence()));
+    }
+    error.into()
 }
 
 /// The one image that a list is about.
@@ -76,7 +89,8 @@ impl ImageService for Images {
             None,
             deadline,
         )
-        .await?;
+        .await
+        .map_err(told_to_kubelets)?;
         Ok(Response::new(cri::PullImageResponse {
             image_ref: pulled.id,
         }))

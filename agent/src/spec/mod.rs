@@ -45,6 +45,16 @@ pub(crate) use self::{
 /// with this as its `pod_dir` turns what lies below into the pod's own descriptors.
 pub(crate) const POD_DIR: &str = "/berth/pod";
 
+/// Stands for an image among the mounts of the request, whose number follows; nothing is
+/// there. Whoever opens what a plan wants opens the image.
+pub(crate) const IMAGE_DIR: &str = "/berth/images";
+
+/// The first word by which kubelets know a volume of an image that cannot be mounted.
+pub(crate) const IMAGE_VOLUME_FAILED: &str = "ImageVolumeMountFailed";
+
+/// And recursively read-only mounts that the node does not have.
+pub(crate) const RRO_UNSUPPORTED: &str = "RROUnsupported";
+
 /// The version of the runtime specification that is spoken.
 const OCI_VERSION: &str = "1.2.0";
 
@@ -127,6 +137,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) config: &'a ContainerConfig,
     /// Of the pod sandbox.
     pub(crate) pod_namespaces: &'a NamespaceOption,
+    /// The PID namespace of the container that is to be joined, if one is.
+    pub(crate) target_pid: Option<&'a Path>,
     /// Its users, if they are not the node's.
     pub(crate) users: Option<&'a Users>,
     pub(crate) pod_privileged: bool,

@@ -8,7 +8,7 @@ use berth_proto::cri::{
 use oci_spec::runtime::Mount;
 
 use super::{
-    Inputs, POD_DIR,
+    IMAGE_DIR, IMAGE_VOLUME_FAILED, Inputs, POD_DIR, RRO_UNSUPPORTED,
     error::{Result, SpecError},
     provenance::{Provenance, Source},
     users::Users,
@@ -29,10 +29,20 @@ pub(super) fn mounts(
     provenance: &mut Provenance,
 ) -> Result<Mounts> {
     let mut asked = Vec::new();
+    let mut images = 0;
     // Mounted trees through which a mount of ours would appear on the node.
     let mut shared = Vec::new();
     for mount in &inputs.config.mounts {
-        let made = requested(mount, inputs)?;
+        let made = if mount
+            .image
+            .as_ref()
+            .is_some_and(|image| !image.image.is_empty())
+        {
+            images += 1;
+            of_image(mount, images - 1)?
+        } else {
+            requested(mount, inputs)?
+        };
         if mount.propagation() == MountPropagation::PropagationBidirectional {
             shared.push(made.destination().clone());
         }
@@ -114,16 +124,6 @@ fn inside(whose: &str, path: &str) -> Result<PathBuf> {
 
 fn requested(mount: &Asked, inputs: &Inputs<'_>) -> Result<Mount> {
     let at = &mount.container_path;
-    if mount
-        .image
-        .as_ref()
-        .is_some_and(|image| !image.image.is_empty())
-    {
-        // Kubelets know this error by its first word.
-        return Err(SpecError::unimplemented(format!(
-            "ImageVolumeMountFailed: mount at {at:?}: images as volumes are not supported yet"
-        )));
-    }
     let destination = inside("mounts.container_path", at)?;
     let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
     if mapped {
@@ -155,16 +155,7 @@ fn requested(mount: &Asked, inputs: &Inputs<'_>) -> Result<Mount> {
     };
     let mut options = vec!["rbind", propagation];
     options.extend(access(mount, propagation, inputs.node.recursive_read_only)?);
-    for option in &mount.mount_options {
-        match option.as_str() {
-            "noexec" | "nodev" | "nosuid" => options.push(option),
-            other => {
-                return Err(SpecError::invalid(format!(
-                    "mount at {at:?}: mount_options {other:?}: expected noexec, nodev or nosuid"
-                )));
-            }
-        }
-    }
+    options.extend(further_options(mount)?);
     let mut made = bind(Path::new(&mount.host_path), &destination, &options);
     if mapped {
         map_ids(&mut made, inputs);
@@ -180,6 +171,42 @@ fn map_ids(mount: &mut Mount, inputs: &Inputs<'_>) {
             .set_uid_mappings(Some(uids))
             .set_gid_mappings(Some(gids));
     }
+}
+
+fn further_options(mount: &Asked) -> Result<Vec<&str>> {
+    let at = &mount.container_path;
+    let known = |option: &str| matches!(option, "noexec" | "nodev" | "nosuid");
+    match mount.mount_options.iter().find(|option| !known(option)) {
+        None => Ok(mount.mount_options.iter().map(String::as_str).collect()),
+        Some(other) => Err(SpecError::invalid(format!(
+            "mount at {at:?}: mount_options {other:?}: expected noexec, nodev or nosuid"
+        ))),
+    }
+}
+
+/// An image as a volume: `number` counts those of the request. What is in it is content,
+/// so that its devices and set-user-id bits mean nothing.
+fn of_image(mount: &Asked, number: usize) -> Result<Mount> {
+    let at = &mount.container_path;
+    let refuse = |why: &str| {
+        Err(SpecError::invalid(format!(
+            "{IMAGE_VOLUME_FAILED}: mount at {at:?}: {why}"
+        )))
+    };
+    let destination = inside("mounts.container_path", at)?;
+    if !mount.host_path.is_empty() {
+        return refuse("host_path and image exclude each other");
+    }
+    if !mount.readonly {
+        return refuse("an image can only be mounted readonly");
+    }
+    if mount.propagation() != MountPropagation::PropagationPrivate {
+        return refuse("an image has nothing to propagate");
+    }
+    let mut options = vec!["bind", "rprivate", "ro", "nosuid", "nodev"];
+    options.extend(further_options(mount)?);
+    let source = Path::new(IMAGE_DIR).join(number.to_string());
+    Ok(bind(&source, &destination, &options))
 }
 
 fn access(mount: &Asked, propagation: &str, node_can: bool) -> Result<Option<&'static str>> {
@@ -200,7 +227,7 @@ fn access(mount: &Asked, propagation: &str, node_can: bool) -> Result<Option<&'s
     if !node_can {
         // Kubelets know this error by its first word.
         return Err(SpecError::precondition(format!(
-            "RROUnsupported: mount at {at:?}: the kernel cannot make mounts read-only recursively"
+            "{RRO_UNSUPPORTED}: mount at {at:?}: the kernel cannot make mounts read-only recursively"
         )));
     }
     Ok(Some("rro"))

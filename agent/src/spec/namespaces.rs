@@ -57,11 +57,12 @@ pub(super) fn namespaces(
             }
         },
         NamespaceMode::Target => {
-            return Err(SpecError::unimplemented(format!(
-                "namespace_options.pid TARGET (of {:?}) is not supported yet",
-                asked.target_id
-            ))
-            .with_remedy("use POD in a pod that shares its PID namespace"));
+            let path = inputs.target_pid.ok_or_else(|| {
+                SpecError::invalid("namespace_options.pid TARGET without a target_id")
+            })?;
+            let mut joined = of(LinuxNamespaceType::Pid, None);
+            joined.set_path(Some(path.to_owned()));
+            list.push(joined);
         }
     }
     // On v2 a privileged container sees the node's groups. On v1 the view is all that

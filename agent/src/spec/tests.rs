@@ -105,6 +105,7 @@ impl Case {
         build(&Inputs {
             config: &config,
             users: None,
+            target_pid: None,
             pod_namespaces: &self.pod,
             pod_privileged: self.pod_privileged,
             pod_has_uts: true,
@@ -736,7 +737,7 @@ fn namespaces_follow_pod_and_request() {
     let shared = pid(NamespaceMode::Pod).with(|case| case.pod.set_pid(NamespaceMode::Pod));
     assert!(kinds(shared).contains("pid=/berth/pod/pid"));
     assert_eq!(pid(NamespaceMode::Pod).error().0, Kind::FailedPrecondition);
-    assert_eq!(pid(NamespaceMode::Target).error().0, Kind::Unimplemented);
+    assert_eq!(pid(NamespaceMode::Target).error().0, Kind::InvalidArgument);
     let stray =
         Case::new().secured(|c| c.namespace_options.get_or_insert_default().target_id = "x".into());
     assert_eq!(stray.error().0, Kind::InvalidArgument);

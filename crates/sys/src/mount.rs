@@ -163,6 +163,30 @@ pub fn clone_tree(dir: impl AsFd, path: &CStr, recursive: bool) -> io::Result<Ow
     owned(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })
 }
 
+/// A detached overlay of at least two directories, uppermost first, that cannot be written.
+///
+/// # Errors
+/// Whatever overlay says. Before Linux 6.7 the names of all layers must fit into 255 bytes.
+pub fn overlay(layers: &[OwnedFd]) -> io::Result<OwnedFd> {
+    let name = |layer: &OwnedFd| format!("/proc/self/fd/{}", layer.as_raw_fd());
+    let context = FsContext::open("overlay")?;
+    for (index, layer) in layers.iter().enumerate() {
+        // By descriptor from Linux 6.13 on, one by one by name from 6.7 on.
+        let taken = context
+            .descriptor("lowerdir+", layer.as_fd())
+            .or_else(|_unknown| context.string("lowerdir+", &name(layer)));
+        match taken {
+            Err(_unknown) if index == 0 => {
+                let names: Vec<_> = layers.iter().map(name).collect();
+                context.string("lowerdir", &names.join(":"))?;
+                break;
+            }
+            other => other?,
+        }
+    }
+    context.mount(attr::RDONLY)
+}
+
 /// Attaches the detached tree `tree` on top of what `target` refers to.
 ///
 /// # Errors

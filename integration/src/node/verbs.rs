@@ -32,7 +32,8 @@ impl Node {
         self.pull_as(reference, None).await
     }
 
-    /// As [`Node::pull`], with credentials.
+    /// As [`Node::pull`], with credentials. A registry that does not answer, which
+    /// kubelets know by a word instead of a code, is given as the code here.
     ///
     /// # Errors
     /// The agent's.
@@ -47,7 +48,14 @@ impl Node {
             ..Default::default()
         };
         let mut images = self.images().map_err(internal)?;
-        Ok(images.pull_image(request).await?.into_inner().image_ref)
+        let pulled = images.pull_image(request).await.map_err(|status| {
+            let known = status.code() == tonic::Code::Unknown;
+            match status.message().strip_prefix("RegistryUnavailable: ") {
+                Some(why) if known => Status::unavailable(why),
+                _ => status,
+            }
+        })?;
+        Ok(pulled.into_inner().image_ref)
     }
 
     /// `ListImages`.

@@ -98,6 +98,51 @@ async fn a_rotated_log_goes_on_in_a_new_file_without_losing_a_line() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_million_lines_go_through_a_hundred_rotations() -> Result<()> {
+    const LINES: u64 = 1_000_000;
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let pod = shell
+        .pod("load", &format!("read go < /dev/null; seq 1 {LINES}"))
+        .await?;
+    let path = node.log_path(&pod.container).await?;
+    let mut files = Vec::new();
+    // As often as it goes while it writes: the last may find that it has ended.
+    for index in 0..100 {
+        let aside = path.with_extension(format!("log.{index}"));
+        std::fs::rename(&path, &aside)?;
+        if node.reopen_log(&pod.container).await.is_err() {
+            std::fs::rename(&aside, &path)?;
+            break;
+        }
+        files.push(aside);
+    }
+    node.exited(&pod.container).await?;
+    files.push(path);
+    assert!(
+        files.len() > 10,
+        "{} files: it was not rotated under load",
+        files.len()
+    );
+    // Counted as a stream: the line of N is N, none twice, none torn, none missing.
+    let mut next = 1;
+    for file in &files {
+        for entry in log::read(file)? {
+            assert!(!entry.partial, "torn at {next}");
+            assert_eq!(
+                entry.content,
+                next.to_string().as_bytes(),
+                "{}",
+                file.display()
+            );
+            next += 1;
+        }
+    }
+    assert_eq!(next, LINES + 1);
+    shell.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_lines_are_all_there() -> Result<()> {
     let shell = Shell::start().await?;
     let node = &shell.node;
