@@ -145,11 +145,11 @@ need openssl openssl
 unpack usr/bin/skopeo skopeo
 libraries usr/bin/skopeo skopeo
 need git git
-/usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null || {
+/usr/bin/python3 -c 'import grpc, google.protobuf, websockets' 2>/dev/null || {
     apt python3-grpcio
-    echo "apt-get install python3-grpcio python3-protobuf"
+    echo "apt-get install python3-grpcio python3-protobuf python3-websockets"
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        python3-grpcio python3-protobuf >"$tools/apt.log" 2>&1 ||
+        python3-grpcio python3-protobuf python3-websockets >"$tools/apt.log" 2>&1 ||
         fail "apt-get install python3-grpcio: see $tools/apt.log"
 }
 

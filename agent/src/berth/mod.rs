@@ -1,5 +1,6 @@
 //! `berth.v1.Node`: what people ask of a node beyond the CRI.
 
+mod exec;
 mod explain;
 mod export;
 mod import;
@@ -118,6 +119,11 @@ impl NodeService for Service {
         Ok(Response::new(cri::ListContainersResponse {
             containers: container::list(&self.node, filter.as_ref(), true),
         }))
+    }
+
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        let answer = exec::exec(&self.node, request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     async fn wait(&self, request: Request<v1::WaitRequest>) -> Answer<v1::WaitResponse> {

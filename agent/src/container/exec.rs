@@ -3,7 +3,8 @@
 use std::{os::fd::AsFd as _, sync::Arc, time::Duration};
 
 use berth_engine::ExecStreams;
-use berth_proto::shim::{ExecExited, ProcessPlan};
+use berth_proto::shim::ExecExited;
+use berth_streaming::ExecOptions;
 use nix::{fcntl::OFlag, unistd::pipe2};
 use tokio::{
     io::AsyncReadExt as _,
@@ -13,7 +14,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::convert;
+use super::{command, convert};
 use crate::{
     error::{Error, Kind, Result},
     node::Node,
@@ -55,14 +56,7 @@ pub(crate) async fn exec_sync(
     let mut running = RunningExec::expect(&live)?;
     let (stdout, stdout_writer) = stream()?;
     let (stderr, stderr_writer) = stream()?;
-    let process = ProcessPlan {
-        args: command.into_iter().map(String::into_bytes).collect(),
-        inherit_seccomp: true,
-        seccomp: Vec::new(),
-        terminal: false,
-        oom_score_adj: None,
-        ..live.process.clone()
-    };
+    let process = command::plain(&live, command, false);
     let deadline = limit.map(|limit| Instant::now() + limit);
     let streams = ExecStreams {
         stdin: None,
@@ -103,6 +97,35 @@ pub(crate) async fn exec_sync(
         stderr,
         exit_code: exited.exit_code,
     })
+}
+
+/// Runs a command to which nobody is connected, and does not wait for its end.
+/// Returns its process id.
+///
+/// # Errors
+/// FailedPrecondition if the container does not run; InvalidArgument if the command
+/// cannot be executed.
+pub(crate) async fn exec_detached(
+    node: &Arc<Node>,
+    id: &str,
+    words: Vec<String>,
+    options: ExecOptions,
+) -> Result<i32> {
+    let container = node.container(id)?;
+    if words.is_empty() {
+        return Err(Error::invalid("Exec without a command"));
+    }
+    let live = container.running()?;
+    let process = command::with_options(&container, &live, words, false, options).await?;
+    let mut running = RunningExec::expect(&live)?;
+    let pid = live
+        .shim
+        .exec(running.id(), process, ExecStreams::default())
+        .await
+        .map_err(exec_failure)?;
+    // The shim reaps it whenever it ends.
+    running.armed = false;
+    Ok(pid)
 }
 
 /// Why a command could not be started.

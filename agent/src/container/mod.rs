@@ -3,6 +3,7 @@
 //! One file per verb. Each container has a task ([`watch`]) that hears of its
 //! end; verbs that change one container hold its turn meanwhile.
 
+pub(crate) mod command;
 mod create;
 pub(crate) mod death;
 mod devices;
@@ -42,7 +43,7 @@ use crate::{
 };
 
 pub(crate) use create::{create, create_for};
-pub(crate) use exec::{RunningExec, exec_failure, exec_sync};
+pub(crate) use exec::{RunningExec, exec_detached, exec_failure, exec_sync};
 pub(crate) use log::reopen_log;
 pub(crate) use recover::{adopt, settle};
 pub(crate) use remove::remove;

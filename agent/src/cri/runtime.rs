@@ -279,6 +279,7 @@ impl RuntimeService for Runtime {
                 stdin: request.stdin,
                 stdout: request.stdout,
                 stderr: request.stderr,
+                ..streaming::Exec::default()
             }),
         )?;
         Ok(Response::new(cri::ExecResponse { url }))

@@ -37,7 +37,7 @@ pub(crate) use self::{
     resources::limits,
     security::default_capabilities,
     signal::cri_signal,
-    user::User,
+    user::{User, user_in},
     users::Users,
 };
 

@@ -173,6 +173,12 @@ pub(super) fn resolve(
     })
 }
 
+/// Whom `text` means in the files that `read` reads: USER, UID, USER:GROUP or UID:GID.
+pub(crate) fn user_in(text: &str, read: Read<'_>) -> Result<User> {
+    let nobody = LinuxContainerSecurityContext::default();
+    resolve(&nobody, text, read, &mut Provenance::default())
+}
+
 /// The user, and the image's group where it counts.
 fn wanted<'a>(
     context: &'a LinuxContainerSecurityContext,

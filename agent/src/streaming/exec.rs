@@ -12,7 +12,7 @@ use tokio::{io::Interest, sync::watch, task::JoinSet};
 
 use super::pump::{Pollable, inward, outward};
 use crate::{
-    container::{Live, RunningExec, exec_failure},
+    container::{Live, RunningExec, command, exec_failure},
     error::{Error, Result},
     node::Node,
 };
@@ -28,13 +28,20 @@ pub(super) async fn exec(node: &Arc<Node>, request: Exec, session: Session) -> O
 async fn run(node: &Arc<Node>, request: Exec, session: Session) -> Result<Outcome> {
     let container = node.container(&request.container)?;
     let live = container.running()?;
+    let Exec {
+        command,
+        tty,
+        options,
+        ..
+    } = request;
+    let process = command::with_options(&container, &live, command, tty, options).await?;
     let mut running = RunningExec::expect(&live)?;
     let gone = session.gone.clone();
     let (ended, end) = watch::channel(false);
-    let tasks = if request.tty {
-        with_terminal(&live, &running, request, session, end).await?
+    let tasks = if tty {
+        with_terminal(&live, &running, process, session, end).await?
     } else {
-        with_pipes(&live, &running, request, session, end).await?
+        with_pipes(&live, &running, process, session, end).await?
     };
     let exited = tokio::select! {
         exited = running.exited() => exited,
@@ -85,7 +92,7 @@ impl Pumps {
 async fn with_pipes(
     live: &Arc<Live>,
     running: &RunningExec,
-    request: Exec,
+    process: ProcessPlan,
     session: Session,
     end: watch::Receiver<bool>,
 ) -> Result<Pumps> {
@@ -114,7 +121,6 @@ async fn with_pipes(
         stdout: inside[1].as_ref().map(OwnedFd::as_fd),
         stderr: inside[2].as_ref().map(OwnedFd::as_fd),
     };
-    let process = process(live, request.command, false);
     live.shim
         .exec(running.id(), process, streams)
         .await
@@ -125,11 +131,10 @@ async fn with_pipes(
 async fn with_terminal(
     live: &Arc<Live>,
     running: &RunningExec,
-    request: Exec,
+    process: ProcessPlan,
     session: Session,
     end: watch::Receiver<bool>,
 ) -> Result<Pumps> {
-    let process = process(live, request.command, true);
     let (_, master) = live
         .shim
         .exec_terminal(running.id(), process)
@@ -169,21 +174,6 @@ pub(super) async fn resize(mut sizes: SizeReader, master: OwnedFd) {
             return;
         }
     }
-}
-
-fn process(live: &Live, command: Vec<String>, terminal: bool) -> ProcessPlan {
-    let mut process = ProcessPlan {
-        args: command.into_iter().map(String::into_bytes).collect(),
-        inherit_seccomp: true,
-        seccomp: Vec::new(),
-        terminal,
-        oom_score_adj: None,
-        ..live.process.clone()
-    };
-    if terminal && !process.env.iter().any(|pair| pair.starts_with(b"TERM=")) {
-        process.env.push(b"TERM=xterm".to_vec());
-    }
-    process
 }
 
 pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {

@@ -1,4 +1,4 @@
-//! Opens streaming URLs, over SPDY/3.1, which every CRI runtime serves.
+//! Opens streaming URLs, over SPDY/3.1, which every CRI runtime serves, plain or over TLS.
 
 use std::{io, time::Duration};
 
@@ -8,9 +8,16 @@ use http::{
     header::{CONNECTION, HOST, UPGRADE},
 };
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 
+pub use crate::trust::{Trust, TrustError, TrustFiles};
 use crate::{
     CREATION_MAX, Verdict, forward, remote,
     server::watch,
@@ -38,6 +45,14 @@ pub enum ClientError {
     /// Nobody answers there.
     #[error("cannot connect to {host}")]
     Connect {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no TLS with whoever answers.
+    #[error("no TLS with {host}")]
+    Tls {
         /// Host and port.
         host: String,
         /// Why.
@@ -118,7 +133,19 @@ impl Remote {
     /// # Errors
     /// [`ClientError`]. The URL is used up.
     pub async fn open(url: &str, wanted: Wanted) -> Result<Self, ClientError> {
-        let (connection, protocol, host) = connect(url, remote::PROTOCOLS).await?;
+        Self::open_trusting(&Trust::default(), url, wanted).await
+    }
+
+    /// As [`Remote::open`]; `trust` is for URLs that begin with https.
+    ///
+    /// # Errors
+    /// As [`Remote::open`].
+    pub async fn open_trusting(
+        trust: &Trust,
+        url: &str,
+        wanted: Wanted,
+    ) -> Result<Self, ClientError> {
+        let (connection, protocol, host) = connect(trust, url, remote::PROTOCOLS).await?;
         let opening = async {
             let open = async |kind: &'static str| {
                 let stream = connection.open(&[("streamtype", kind)]).await?;
@@ -199,7 +226,15 @@ impl Forwarder {
     /// # Errors
     /// [`ClientError`]. The URL is used up.
     pub async fn open(url: &str) -> Result<Self, ClientError> {
-        let (connection, _, _) = connect(url, &[forward::PROTOCOL]).await?;
+        Self::open_trusting(&Trust::default(), url).await
+    }
+
+    /// As [`Forwarder::open`]; `trust` is for URLs that begin with https.
+    ///
+    /// # Errors
+    /// As [`Forwarder::open`].
+    pub async fn open_trusting(trust: &Trust, url: &str) -> Result<Self, ClientError> {
+        let (connection, _, _) = connect(trust, url, &[forward::PROTOCOL]).await?;
         Ok(Self {
             connection,
             next: std::sync::atomic::AtomicU32::new(0),
@@ -249,6 +284,7 @@ fn broken<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 
 /// Upgrades to SPDY; returns the protocol that the server chose, and its name for messages.
 async fn connect(
+    trust: &Trust,
     url: &str,
     protocols: &[&str],
 ) -> Result<(Connection, String, String), ClientError> {
@@ -263,15 +299,17 @@ async fn connect(
         url: format!("{}://{host}", uri.scheme_str().unwrap_or_default()),
         why,
     };
-    if host.is_empty() {
+    let Some(name) = uri.host().filter(|name| !name.is_empty()) else {
         return Err(refused("it names no host"));
-    }
-    if uri.scheme_str() != Some("http") {
-        return Err(refused("only http is spoken here"));
-    }
+    };
+    let (secure, port) = match uri.scheme_str() {
+        Some("http") => (false, 80),
+        Some("https") => (true, 443),
+        _ => return Err(refused("only http and https are spoken here")),
+    };
     let address = match uri.port() {
         Some(_) => host.clone(),
-        None => format!("{host}:80"),
+        None => format!("{host}:{port}"),
     };
     let connecting = timeout(CONNECT_MAX, TcpStream::connect(&address)).await;
     let connected = connecting.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
@@ -281,21 +319,41 @@ async fn connect(
             host: host.clone(),
             source,
         })?;
-    let upgrade = upgrade(stream, &uri, &host, protocols);
-    let (transport, protocol) = timeout(CREATION_MAX, upgrade)
+    let upgrading = async {
+        if !secure {
+            return upgrade(stream, &uri, &host, protocols).await;
+        }
+        // An IPv6 address has brackets in a URL and none in a certificate.
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_no_name| refused("its host cannot be in a certificate"))?;
+        let config = trust
+            .config()
+            .ok_or_else(|| refused("this client is set up for http alone"))?;
+        let stream = TlsConnector::from(config)
+            .connect(name, stream)
+            .await
+            .map_err(|source| ClientError::Tls {
+                host: host.clone(),
+                source,
+            })?;
+        upgrade(stream, &uri, &host, protocols).await
+    };
+    let (upgraded, protocol) = timeout(CREATION_MAX, upgrading)
         .await
         .unwrap_or_else(|elapsed| Err(broken(&host)(elapsed)))?;
+    let transport = transport(upgraded).map_err(broken(&host))?;
     // Servers open no streams.
     let connection = Connection::start(transport, Role::Client, forward::STREAMS_MAX);
     Ok((connection, protocol, host))
 }
 
 async fn upgrade(
-    stream: TcpStream,
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     uri: &Uri,
     host: &str,
     protocols: &[&str],
-) -> Result<(Transport, String), ClientError> {
+) -> Result<(Upgraded, String), ClientError> {
     const PROTOCOL: &str = "x-stream-protocol-version";
     let target = uri
         .path_and_query()
@@ -310,7 +368,7 @@ async fn upgrade(
         request = request.header(PROTOCOL, *protocol);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(broken(host))?;
-    let (mut sender, exchange) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+    let (mut sender, exchange) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(broken(host))?;
     tokio::spawn(async move {
@@ -334,17 +392,33 @@ async fn upgrade(
     let chosen = answer.headers().get(PROTOCOL).map(HeaderValue::to_str);
     let protocol = chosen.and_then(Result::ok).unwrap_or_default().to_owned();
     let upgraded = hyper::upgrade::on(answer).await.map_err(broken(host))?;
+    Ok((upgraded, protocol))
+}
+
+/// The connection below an upgrade, with what was read of it already.
+fn transport(upgraded: Upgraded) -> io::Result<Transport> {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner();
+            let gone = watch(&stream)?;
+            let (reader, writer) = stream.into_split();
+            return Ok(Transport {
+                reader: Box::new(io::Cursor::new(parts.read_buf).chain(reader)),
+                writer: Box::new(writer),
+                gone,
+            });
+        }
+        Err(upgraded) => upgraded,
+    };
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_unknown| io::Error::other("a connection of an unknown kind"))
-        .map_err(broken(host))?;
+        .downcast::<TokioIo<TlsStream<TcpStream>>>()
+        .map_err(|_unknown| io::Error::other("a connection of an unknown kind"))?;
     let stream = parts.io.into_inner();
-    let gone = watch(&stream).map_err(broken(host))?;
-    let (reader, writer) = stream.into_split();
-    let transport = Transport {
+    let gone = watch(stream.get_ref().0)?;
+    let (reader, writer) = tokio::io::split(stream);
+    Ok(Transport {
         reader: Box::new(io::Cursor::new(parts.read_buf).chain(reader)),
         writer: Box::new(writer),
         gone,
-    };
-    Ok((transport, protocol))
+    })
 }

@@ -20,6 +20,7 @@ mod server;
 mod session;
 mod status;
 mod token;
+mod trust;
 mod websocket;
 
 use std::time::Duration;
@@ -29,7 +30,9 @@ pub use resize::{Size, SizeParser, SizeReader};
 pub use server::{HandedOver, Server, Settings};
 pub use session::{Input, Output, Session};
 pub use status::Verdict;
-pub use token::{Attach, Exec, InvalidRequest, PortForward, Request, TooMany, Waiting};
+pub use token::{
+    Attach, Exec, ExecOptions, InvalidRequest, PortForward, Request, TooMany, Waiting,
+};
 
 /// A connection on which nothing moves for so long is closed; as other servers do.
 pub const IDLE_MAX: Duration = Duration::from_secs(4 * 60 * 60);

@@ -31,6 +31,22 @@ pub struct Exec {
     pub stdout: bool,
     /// As `stdin`; never with a terminal.
     pub stderr: bool,
+    /// What differs from the container's own process.
+    #[serde(default)]
+    pub options: ExecOptions,
+}
+
+/// What of a command differs from the process of its container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecOptions {
+    /// NAME=value each.
+    pub env: Vec<String>,
+    /// As people write it; empty is the same.
+    pub user: String,
+    /// Absolute; empty is the same.
+    pub working_directory: String,
+    /// Whether it may do everything.
+    pub privileged: bool,
 }
 
 /// The streams of a container's own process.

@@ -117,6 +117,7 @@ impl House {
             stdin: wanted.stdin,
             stdout: wanted.stdout,
             stderr: wanted.stderr,
+            ..Exec::default()
         });
         self.server.url(request).unwrap()
     }

@@ -1,6 +1,9 @@
 //! Copies between the user and a container until one of them is done.
 
-use std::io::{self, Read as _};
+use std::{
+    io::{self, Read as _},
+    task::Poll,
+};
 
 use berth_streaming::{
     Verdict,
@@ -8,7 +11,7 @@ use berth_streaming::{
     spdy::{StreamReader, StreamWriter},
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
@@ -54,8 +57,17 @@ pub(crate) enum End {
 pub(crate) async fn talk(mut remote: Remote, streams: &Streams) -> Outcome<End> {
     let cannot = |error: io::Error| Failure::new("cannot use the terminal", error.to_string());
     // Signals first: they must not find a raw terminal and nobody who repairs it.
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+    ];
+    // The keys for the last two are the container's; without a terminal they end this
+    // program at once, as any other.
+    let meant = if streams.tty { 4 } else { 2 };
     let mut ends = Vec::new();
-    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in kinds.into_iter().take(meant) {
         ends.push((kind, signal(kind).map_err(cannot)?));
     }
     let mut resized = signal(SignalKind::window_change()).map_err(cannot)?;
@@ -90,19 +102,25 @@ pub(crate) async fn talk(mut remote: Remote, streams: &Streams) -> Outcome<End> 
         let verdict = remote.ending.verdict().await;
         Ok::<_, Failure>(verdict.map_or(End::Lost, End::Told))
     };
-    let [(terminate, terminated), (hangup, hung_up)] = &mut ends[..] else {
-        return Err(Failure::new(
-            "cannot use the terminal",
-            "signals are missing",
-        ));
-    };
     tokio::select! {
         end = heard => end,
         () = typed => Ok(End::Detached),
         never = sizes => never,
-        _ = terminated.recv() => Ok(End::Signal(terminate.as_raw_value())),
-        _ = hung_up.recv() => Ok(End::Signal(hangup.as_raw_value())),
+        signal = first(&mut ends) => Ok(End::Signal(signal)),
     }
+}
+
+/// The number of the first of these signals that comes.
+async fn first(signals: &mut [(SignalKind, Signal)]) -> i32 {
+    std::future::poll_fn(|cx| {
+        for (kind, signal) in &mut *signals {
+            if signal.poll_recv(cx).is_ready() {
+                return Poll::Ready(kind.as_raw_value());
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Tells the other side how large the user's terminal is, before anything runs there.

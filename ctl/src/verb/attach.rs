@@ -22,6 +22,8 @@ pub(crate) struct Args {
     /// Keys that leave it alone: characters or ctrl-X
     #[arg(long, value_name = "KEYS", default_value = DEFAULT_DETACH_KEYS)]
     detach_keys: DetachKeys,
+    #[command(flatten)]
+    tls: streams::TlsFlags,
     /// The container
     container: String,
 }
@@ -42,7 +44,7 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
         terminal::required("attach")?;
     }
     let url = url(&connection, &what, &container.id, wanted).await?;
-    let code = streams::converse(&what, &url, wanted, &args.detach_keys).await?;
+    let code = streams::converse(&what, &url, wanted, &args.detach_keys, &args.tls).await?;
     // Attaching does not tell the container's own code.
     match listing::container_status(&connection, &container.id, false).await {
         Ok(answer) if answer.status.as_ref().is_some_and(has_exited) => {

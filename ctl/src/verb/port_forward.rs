@@ -39,6 +39,8 @@ pub(crate) struct Args {
     /// Listen on this address of this machine
     #[arg(long, value_name = "ADDRESS")]
     address: Option<std::net::IpAddr>,
+    #[command(flatten)]
+    tls: streams::TlsFlags,
     /// The pod
     pod: String,
     /// Ports
@@ -92,7 +94,8 @@ pub(crate) async fn run(context: &Context, args: &Args) -> Outcome<u8> {
     for ports in &args.ports {
         listeners.extend(listen(args.address, *ports).await?);
     }
-    let forwarder = Forwarder::open(&url)
+    let trust = args.tls.trust(&what, &url)?;
+    let forwarder = Forwarder::open_trusting(&trust, &url)
         .await
         .map_err(|error| streams::unopened(&what, &error))?;
     let forwarder = Arc::new(forwarder);

@@ -1,9 +1,11 @@
 //! What exec, attach and run share: flags for standard input and terminals, and
 //! what the end of a session means.
 
+use std::path::PathBuf;
+
 use berth_streaming::{
     Verdict,
-    client::{ClientError, Remote, Wanted},
+    client::{ClientError, Remote, Trust, TrustFiles, Wanted},
 };
 
 use super::exec::exit_byte;
@@ -11,6 +13,51 @@ use crate::{
     failure::{EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure, Outcome},
     terminal::{self, DEFAULT_DETACH_KEYS, DetachKeys, End, Streams},
 };
+
+/// Flags for streaming URLs that begin with https.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct TlsFlags {
+    /// Authorities to believe for https streaming URLs, or the server's own certificate
+    #[arg(long, value_name = "FILE", help_heading = "Streaming over TLS")]
+    tls_ca: Option<PathBuf>,
+    /// Certificate to show
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_key",
+        help_heading = "Streaming over TLS"
+    )]
+    tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_cert",
+        help_heading = "Streaming over TLS"
+    )]
+    tls_key: Option<PathBuf>,
+    /// Believe any server: whoever is in between can read and type
+    #[arg(long, conflicts_with = "tls_ca", help_heading = "Streaming over TLS")]
+    tls_insecure: bool,
+}
+
+impl TlsFlags {
+    /// Whom to believe to be behind `url`; files are read only where they are needed.
+    ///
+    /// # Errors
+    /// If one cannot be used.
+    pub(super) fn trust(&self, what: &str, url: &str) -> Outcome<Trust> {
+        if !url.starts_with("https:") {
+            return Ok(Trust::default());
+        }
+        let files = TrustFiles {
+            authorities: self.tls_ca.clone(),
+            own: self.tls_cert.clone().zip(self.tls_key.clone()),
+            insecure: self.tls_insecure,
+        };
+        Trust::read(&files).map_err(|error| Failure::new(what, whole(&error)))
+    }
+}
 
 /// Flags for standard input and terminals.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,6 +71,8 @@ pub(crate) struct Flags {
     /// Keys that leave it alone: characters or ctrl-X
     #[arg(long, value_name = "KEYS", default_value = DEFAULT_DETACH_KEYS)]
     pub(crate) detach_keys: DetachKeys,
+    #[command(flatten)]
+    pub(crate) tls: TlsFlags,
 }
 
 impl Flags {
@@ -59,8 +108,9 @@ pub(super) async fn converse(
     url: &str,
     wanted: Wanted,
     detach: &DetachKeys,
+    tls: &TlsFlags,
 ) -> Outcome<u8> {
-    let remote = open(what, url, wanted).await?;
+    let remote = open(what, url, wanted, tls).await?;
     match attend(what, remote, wanted, detach).await? {
         Ended::Detached => Ok(0),
         Ended::Code(code) => Ok(code),
@@ -80,8 +130,9 @@ pub(super) enum Ended {
 ///
 /// # Errors
 /// If nobody answers there.
-pub(super) async fn open(what: &str, url: &str, wanted: Wanted) -> Outcome<Remote> {
-    let mut remote = Remote::open(url, wanted)
+pub(super) async fn open(what: &str, url: &str, wanted: Wanted, tls: &TlsFlags) -> Outcome<Remote> {
+    let trust = tls.trust(what, url)?;
+    let mut remote = Remote::open_trusting(&trust, url, wanted)
         .await
         .map_err(|error| unopened(what, &error))?;
     if wanted.stdin {
@@ -92,20 +143,27 @@ pub(super) async fn open(what: &str, url: &str, wanted: Wanted) -> Outcome<Remot
 
 /// What a URL that does not open means.
 pub(super) fn unopened(what: &str, error: &ClientError) -> Failure {
-    let mut why = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(source) = cause {
-        why = format!("{why}: {source}");
-        cause = source.source();
-    }
-    let failure = Failure::new(what, why);
+    let failure = Failure::new(what, whole(error));
     match error {
+        ClientError::Tls { .. } => failure.next(
+            "--tls-ca FILE with the authority that has signed it, or with the certificate itself",
+        ),
         ClientError::Connect { .. } => failure.next(
             "the runtime serves streams on an address of its own; where that is loopback, \
              run this on the node itself",
         ),
         _ => failure,
     }
+}
+
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
 }
 
 /// Connects the user with `remote` to its end.

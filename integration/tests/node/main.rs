@@ -10,6 +10,7 @@ mod answers;
 mod bad_input;
 mod client_crictl;
 mod client_ctl;
+mod client_exec;
 mod client_python;
 mod client_terminal;
 mod collection;

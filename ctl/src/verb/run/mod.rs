@@ -168,7 +168,7 @@ async fn converse(connection: &Connection, args: &Args, made: &berth::RunRespons
     let wanted = args.flags.wanted();
     let attached = async {
         let url = attach::url(connection, &what, id, wanted).await?;
-        let remote = streams::open(&what, &url, wanted).await?;
+        let remote = streams::open(&what, &url, wanted, &args.flags.tls).await?;
         let start = cri::StartContainerRequest {
             container_id: id.clone(),
         };
