@@ -13,7 +13,7 @@ BIN := target/berth/bin
 PREFIX ?= /usr
 DESTDIR ?=
 
-.PHONY: bench bench-engine probe-reference build demo test test-v2 test-faults test-units test-scopes fuzz unit integration conformance kubelet fmt fmt-check lint audit advisories tools install clean
+.PHONY: bench bench-engine probe-reference build demo test test-v2 test-faults test-units test-scopes test-inject fuzz unit integration conformance kubelet fmt fmt-check lint audit advisories tools install clean
 
 ## build: the release programs, in target/berth/bin
 build:
@@ -83,6 +83,11 @@ test-scopes: build
 	@integration/tools.sh demo
 	@integration/tools.sh vm
 	@integration/vm/scopes.sh
+
+## test-inject: a failing system call at each call of a container's start-up (ONLY=short for some)
+test-inject: build
+	@integration/tools.sh test
+	@integration/inject/run.sh $(ONLY)
 
 ## fuzz: look for input that breaks a parser; FUZZ_SECONDS=60 for each, TARGET=... for some
 fuzz:

@@ -10,6 +10,7 @@ use std::{
 
 use berth_sys::resolve::{self, Scope};
 use nix::{
+    errno::Errno,
     libc,
     sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs},
 };
@@ -51,13 +52,18 @@ impl Hierarchy {
     }
 
     /// Whether its mount point shows it, and not something mounted over it.
-    fn is_visible(&self) -> bool {
+    fn is_visible(&self) -> io::Result<bool> {
         let magic = if self.v2 {
             CGROUP2_SUPER_MAGIC
         } else {
             CGROUP_SUPER_MAGIC
         };
-        statfs(&self.mount).is_ok_and(|stat| stat.filesystem_type() == magic)
+        match statfs(&self.mount) {
+            Ok(stat) => Ok(stat.filesystem_type() == magic),
+            // Covered by a mount on a directory above it.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     pub(crate) fn has(&self, controller: &str) -> bool {
@@ -87,13 +93,29 @@ impl Layout {
         let text = fs::read("/proc/self/mountinfo").map_err(Error::system(what))?;
         let text = String::from_utf8_lossy(&text);
         let known = fs::read_to_string("/proc/cgroups").unwrap_or_default();
-        Self::parse(&text, &known, Hierarchy::is_visible).ok_or_else(|| {
+        // A hierarchy that is taken for missing would keep its groups for ever.
+        let mut failed = None;
+        let visible = |hierarchy: &Hierarchy| {
+            hierarchy.is_visible().unwrap_or_else(|error| {
+                failed.get_or_insert(error);
+                false
+            })
+        };
+        let found = Self::parse(&text, &known, visible);
+        if let Some(error) = failed {
+            return Err(Error::system("looking at the mounted hierarchies")(error));
+        }
+        found.ok_or_else(|| {
             let none = io::Error::new(io::ErrorKind::NotFound, "no cgroup file system is mounted");
             Error::system(what)(none)
         })
     }
 
-    fn parse(mountinfo: &str, known: &str, visible: impl Fn(&Hierarchy) -> bool) -> Option<Self> {
+    fn parse(
+        mountinfo: &str,
+        known: &str,
+        mut visible: impl FnMut(&Hierarchy) -> bool,
+    ) -> Option<Self> {
         let known: BTreeSet<&str> = known
             .lines()
             .filter(|line| !line.starts_with('#'))

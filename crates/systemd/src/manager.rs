@@ -111,28 +111,6 @@ impl Manager {
         self.0.call(&call, &body.0).map_err(named(unit)).map(drop)
     }
 
-    /// Stops a unit and waits until it has ended: what is in it gets SIGTERM, later
-    /// SIGKILL. One that is not there has ended.
-    ///
-    /// # Errors
-    /// [`Error::Refused`], [`Error::Connection`].
-    pub fn stop(&mut self, unit: &str) -> Result<(), Error> {
-        let mut body = Writer::default();
-        body.string(unit);
-        body.string("replace");
-        let call = Call {
-            member: "StopUnit",
-            signature: "ss",
-            ..MANAGER
-        };
-        let answer = match self.0.call(&call, &body.0).map_err(named(unit)) {
-            Err(error) if error.is_no_such_unit() => return Ok(()),
-            other => other?,
-        };
-        let job = Reader::new(&answer.body).string()?;
-        self.await_job(&job, unit)
-    }
-
     fn await_job(&mut self, job: &str, unit: &str) -> Result<(), Error> {
         let what = format!("the job for {unit}");
         let result = self.0.signal(&what, |signal| removed(signal, job))?;

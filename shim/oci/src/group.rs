@@ -6,10 +6,7 @@ use anyhow::{Context as _, Result};
 use berth_cgroup::{Group, GroupPath, Layout};
 use oci_spec::runtime::Spec;
 
-use crate::{
-    record::Record,
-    scope::{self, Unit},
-};
+use crate::{record::Record, scope::Unit};
 
 /// Where containers go that name no group.
 const DEFAULT_PARENT: &str = "berth-oci";
@@ -64,13 +61,8 @@ pub(crate) fn open(path: &str) -> Result<Option<Group>> {
 
 /// Kills what is left in the container's group and removes it.
 pub(crate) fn destroy(record: &Record) -> Result<()> {
-    let removed = remove(&record.cgroup);
-    // Also where it was never filled: nothing else would take the unit away.
-    let stopped = scope::stop(&record.scope);
-    removed.and(stopped)
-}
-
-fn remove(path: &str) -> Result<()> {
+    // A scope of systemd ends by itself when nobody is in it any more.
+    let path = record.cgroup.as_str();
     if path.is_empty() {
         return Ok(());
     }

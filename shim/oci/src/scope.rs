@@ -82,14 +82,6 @@ impl Unit {
     }
 }
 
-/// Ends the scope `name`. One that is not there has ended.
-pub(crate) fn stop(name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Ok(());
-    }
-    Ok(Manager::connect()?.stop(name)?)
-}
-
 /// Tells systemd of other limits, so that it does not write the old ones back.
 pub(crate) fn update(name: &str, limits: &Resources) -> Result<()> {
     let properties = of_limits(limits);

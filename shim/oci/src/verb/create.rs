@@ -347,23 +347,31 @@ impl Undo {
     }
 
     fn roll_back(&mut self, context: &Context<'_>) -> Result<()> {
+        let taken = self.take_back();
+        let state = self.container.state(Status::Stopped);
+        self.hooks.poststop(&state, context.log);
+        taken
+    }
+
+    fn take_back(&mut self) -> Result<()> {
         self.armed = false;
         if let Some(shim) = self.shim.take() {
             // The init ends when the shim's end of their socket closes.
             drop(process::pidfd_send_signal(&shim, libc::SIGKILL));
             process::wait_readable(&shim, KILL_LIMIT_MS).context("waiting for the shim")?;
         }
-        let destroyed = group::destroy(&self.container.record);
-        self.container.home.remove()?;
-        let state = self.container.state(Status::Stopped);
-        self.hooks.poststop(&state, context.log);
-        destroyed
+        // Where that fails the record stays, so that `delete --force` can try again.
+        group::destroy(&self.container.record)?;
+        self.container.home.remove()
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        debug_assert!(!self.armed, "a container was neither finished nor undone");
+        // Only where a library panics, as the event loop does without descriptors.
+        if self.armed {
+            drop(self.take_back());
+        }
     }
 }
 
