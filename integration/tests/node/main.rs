@@ -24,6 +24,7 @@ mod failpoints;
 mod fixture;
 mod images;
 mod kubelet;
+mod footprint;
 mod lifecycle;
 mod login;
 mod logs;
