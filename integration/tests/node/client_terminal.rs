@@ -179,3 +179,127 @@ async fn a_pipe_goes_through_run_and_a_terminal_needs_one() -> Result<()> {
     assert!(ok(node, &["pods", "-q"])?.out.is_empty());
     shell.finish().await
 }
+
+/// A terminal of tmux, as a person has it.
+struct Tmux<'n> {
+    node: &'n Node,
+    socket: String,
+}
+
+impl<'n> Tmux<'n> {
+    fn start(node: &'n Node) -> Result<Self> {
+        let this = Self {
+            node,
+            socket: node.home().join("tmux").display().to_string(),
+        };
+        let shell = "env PS1='$ ' sh";
+        this.run(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            "100",
+            "-y",
+            "30",
+            shell,
+        ])?;
+        this.run(&["set", "-g", "window-size", "manual"])?;
+        Ok(this)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.node.netns().enter(|| {
+            Command::new("tmux")
+                .args(["-S", &self.socket])
+                .args(arguments)
+                .env("HOME", self.node.home())
+                .env_remove("TMUX")
+                .output()
+                .context("run tmux")
+        })?;
+        ensure!(
+            output.status.success(),
+            "tmux {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn types(&self, text: &str) -> Result<()> {
+        self.run(&["send-keys", "-l", text])?;
+        self.presses(&["Enter"])
+    }
+
+    fn presses(&self, keys: &[&str]) -> Result<()> {
+        self.run(&[&["send-keys"], keys].concat()).map(drop)
+    }
+
+    /// Waits until a line of the screen is `wanted`.
+    async fn sees(&self, wanted: &str) -> Result<()> {
+        let mut screen = String::new();
+        let until = Instant::now() + LIMIT;
+        while Instant::now() < until {
+            screen = self.run(&["capture-pane", "-p"])?;
+            if screen.lines().any(|line| line.trim_end() == wanted) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("{wanted:?} does not appear; there is\n{screen}")
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        drop(self.run(&["kill-server"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_in_tmux_is_resized_interrupted_left_and_survived() -> Result<()> {
+    let shell = Shell::start().await?;
+    let node = &shell.node;
+    let pod = shell.pod("tmux", crate::fixture::OBEYS).await?;
+    let tmux = Tmux::start(node)?;
+    let berthctl = programs::directory()?.join("berthctl");
+    let alias = format!("alias b='{} -H {}'", berthctl.display(), node.endpoint());
+    tmux.types(&alias)?;
+    tmux.types(&format!("b exec -it {} sh", pod.container))?;
+    tmux.types("stty size")?;
+    tmux.sees("30 100").await?;
+    tmux.run(&["resize-window", "-x", "90", "-y", "25"])?;
+    // The change takes a moment to get there.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    tmux.types("stty size")?;
+    tmux.sees("25 90").await?;
+    tmux.types("sleep 4260; echo interrupted $?")?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    tmux.presses(&["C-c"])?;
+    tmux.types("echo still here")?;
+    tmux.sees("still here").await?;
+    tmux.presses(&["C-p", "C-q"])?;
+    tmux.types("clear; echo left $?")?;
+    tmux.sees("left 0").await?;
+    // A signal that ends it leaves a terminal in which one can go on.
+    tmux.types("clear")?;
+    tmux.types(&format!("b exec -it {} sleep 4261", pod.container))?;
+    berth_integration::wait::until_true("it runs", LIMIT, || {
+        let ps = ok(node, &["exec", &pod.container, "ps"])?.out;
+        Ok(ps.contains("sleep 4261"))
+    })
+    .await?;
+    let client = Command::new("pkill")
+        .args([
+            "-QUIT",
+            "-f",
+            &format!("{} exec -it.*sleep 4261", node.endpoint()),
+        ])
+        .status()?;
+    ensure!(client.success(), "pkill: {client}");
+    tmux.types("echo code $?; stty -a | grep -o ' echo '")?;
+    tmux.sees("code 131").await?;
+    tmux.sees(" echo").await?;
+    drop(tmux);
+    shell.finish().await
+}

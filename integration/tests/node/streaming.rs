@@ -33,7 +33,8 @@ pub const TTY: Wanted = Wanted {
 };
 
 /// A web server in the background, on the pod's loopback address only.
-const WEB: &str = "mkdir /web && echo it answers >/web/answer && httpd -p 127.0.0.1:7000 -h /web";
+pub const WEB: &str =
+    "mkdir /web && echo it answers >/web/answer && httpd -p 127.0.0.1:7000 -h /web";
 
 pub async fn exec_url(
     node: &Node,
