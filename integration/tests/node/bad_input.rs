@@ -339,7 +339,8 @@ async fn an_unreadable_configuration_is_told_whole_with_line_numbers() -> Result
 async fn what_is_not_done_yet_says_so() -> Result<()> {
     let node = Node::start().await?;
     let mut runtime = node.runtime()?;
-    let events = runtime.get_container_events(cri::GetEventsRequest {}).await;
-    assert_eq!(events.unwrap_err().code(), Code::Unimplemented);
+    let checkpoint = cri::CheckpointContainerRequest::default();
+    let refused = runtime.checkpoint_container(checkpoint).await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
     node.finish().await
 }
