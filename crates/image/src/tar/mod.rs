@@ -7,6 +7,8 @@
 //! smuggled past a check: duplicate or malformed records, bytes after the end
 //! mark, data behind an entry that has none.
 
+#[cfg(test)]
+mod differential;
 mod entry;
 mod error;
 mod header;

@@ -254,7 +254,16 @@ impl<R: Read> Reader<R> {
 
     /// The text of a GNU long name or link: one NUL at its end.
     fn long_text(&mut self, size: u64, at: u64) -> Result<Vec<u8>, TarError> {
-        let mut bytes = self.extension(size, NAME_MAX, "long name")?;
+        // With the padding, in which a reader that looks for the NUL would go on.
+        let mut bytes =
+            self.extension(size.next_multiple_of(BLOCK as u64), NAME_MAX, "long name")?;
+        let padding = bytes.split_off(usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len()));
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(TarError::Ambiguous {
+                offset: at,
+                what: "a long name goes on behind its end",
+            });
+        }
         if bytes.last() == Some(&0) {
             bytes.pop();
         }
