@@ -7,6 +7,9 @@
 #   run.sh --record   as without, and adds what passes to baseline.tsv
 #   run.sh --focus R  only the specs that match the expression, with all they say
 #
+# PARALLEL=1 runs one spec after another (4 at a time otherwise); STREAMS=spdy has exec,
+# attach and port-forward over SPDY/3.1 instead of WebSocket.
+#
 # Everything runs in namespaces of its own (processes, mounts, network, IPC) and
 # below one directory, so that the end of this script is the end of all of it,
 # however it comes.
@@ -29,7 +32,7 @@ case ${1:-} in
 --record) mode=record ;;
 --focus) mode=focus focus=${2:?an expression} ;;
 *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,15s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac
@@ -133,8 +136,12 @@ socket=unix://$home/run/agent.sock
     --listen "$socket" >"$home/agent.log" 2>&1 </dev/null &
 until_true "the agent answers" "$bin/berthctl" -H "$socket" version
 
-arguments=(--config /dev/null --runtime-endpoint "$socket" --image-endpoint "$socket"
-    --websocket-exec --websocket-attach --websocket-portforward)
+arguments=(--config /dev/null --runtime-endpoint "$socket" --image-endpoint "$socket")
+case ${STREAMS:-websocket} in
+websocket) arguments+=(--websocket-exec --websocket-attach --websocket-portforward) ;;
+spdy) ;;
+*) fail "STREAMS=$STREAMS: expected websocket or spdy" ;;
+esac
 cd "$home"
 if [ "$mode" = focus ]; then
     "$tools/critest" "${arguments[@]}" --ginkgo.focus "$focus"
@@ -142,7 +149,9 @@ if [ "$mode" = focus ]; then
 fi
 
 began=$SECONDS
-PATH=$tools:$PATH "$tools/critest" "${arguments[@]}" --parallel="$PARALLEL" \
+# The suite takes 1 for a mistake.
+[ "$PARALLEL" = 1 ] || arguments+=(--parallel="$PARALLEL")
+PATH=$tools:$PATH "$tools/critest" "${arguments[@]}" \
     --ginkgo.json-report="$home/report.json" >"$home/critest.log" 2>&1 || true
 [ -s "$home/report.json" ] || {
     tail -n 40 "$home/critest.log" >&2
