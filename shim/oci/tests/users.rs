@@ -67,12 +67,17 @@ fn execs_and_terminals_are_in_the_user_namespace() {
         .chain(exec.get_args())
         .map(|word| format!("'{}'", word.to_str().unwrap()))
         .collect();
-    let done = Command::new("script")
+    let mut script = Command::new("script")
         .args(["-qec", &words.join(" "), "/dev/null"])
         .env("BERTH_SHIM", house::shim_program())
-        .stdin(std::process::Stdio::null())
-        .output()
+        // At the end of its input script(1) sends ^D, and may end before its program.
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
         .unwrap();
+    let input = script.stdin.take();
+    let done = script.wait_with_output().unwrap();
+    drop(input);
     let out = String::from_utf8_lossy(&done.stdout).into_owned();
     assert!(out.contains("/dev/pts/0"), "{out}");
     let owner = out.lines().find(|line| line.starts_with("crw")).unwrap();
