@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// The kernel destroys network namespaces after their last user has gone, some
-/// 50 ms for twenty of them; a busy machine gets a multiple of that.
-const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+/// 50 ms for twenty of them; hundreds that have just gone on a busy machine take seconds.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 const LEAVE_POLL: Duration = Duration::from_millis(10);
 
 /// A bridge and the pods' links on it, in the network namespace of the thread
@@ -203,7 +203,7 @@ impl Bridge {
     }
 
     /// Removes bridge and rules, for a clean stop without pods. Returns false
-    /// and leaves everything as it is if there are still pods' links after two
+    /// and leaves everything as it is if there are still pods' links after ten
     /// seconds, within which those of pods just removed go away.
     ///
     /// # Errors
