@@ -93,12 +93,13 @@ test-inject: build
 fuzz:
 	@fuzz/run.sh $(TARGET)
 
-## bench: Berth beside containerd and podman (ONLY=pull,verbs ROUNDS=6 RUNTIMES=berth,containerd PROFILE=1)
+## bench: Berth beside containerd and podman (ONLY=pull,verbs ROUNDS=6 RUNTIMES=berth,containerd PROFILE=1 RECORD=1)
 bench: build
 	@PROFILE=$(PROFILE) integration/tools.sh bench
 	$(CARGO) build $(CARGO_FLAGS) --release -p berth-integration --bin berth-bench
 	target/release/berth-bench --out target/bench $(if $(ONLY),--only $(ONLY)) \
-	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(if $(PROFILE),--profile)
+	    $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(RUNTIMES),--runtimes $(RUNTIMES)) $(if $(PROFILE),--profile) \
+	    $(if $(RECORD),--record docs/performance.md)
 
 ## bench-engine: one container's life beside crun, runc and a bare C program (ROUNDS=100 ENGINES=bare,berth-shim)
 bench-engine: build
